@@ -1,0 +1,80 @@
+"""A task: one function with a typed request, shared by the command line, the worker and Python users.
+
+The registry holds import paths, so that listing the tasks loads neither torch nor GDAL.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from gair_core.errors import BadInputError
+from gair_core.progress import Progress
+
+
+class Request(BaseModel):
+    """Base of all requests: immutable, JSON-serialisable, unknown keys refused by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> Request:
+        """Build a request from decoded JSON.
+
+        Raises:
+            BadInputError: Names every key that is unknown, missing or has an impossible value.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise BadInputError(describe_validation_error(error)) from None
+
+
+class Result(BaseModel):
+    """Base of all results: what a task wrote and what the user should know, JSON-serialisable."""
+
+    model_config = ConfigDict(frozen=True)
+
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A registered task.
+
+    Attributes:
+        name: Name on the command line and in the worker protocol, for example ``location-map``.
+        request: The request's class; its docstring and field descriptions are the help text.
+        run: The function that does the work.
+    """
+
+    name: str
+    request: type[Request]
+    run: Callable[[Any, Progress], Result]
+
+
+# Each module holds a constant TASK.
+TASK_MODULES: dict[str, str] = {}
+
+
+def load_task(name: str) -> Task:
+    """Import and return the task ``name``.
+
+    Raises:
+        KeyError: There is no such task.
+    """
+    return cast("Task", importlib.import_module(TASK_MODULES[name]).TASK)
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """Turn pydantic's report into one sentence a problem: where, what was found, what was wanted."""
+    problems = []
+    for item in error.errors(include_url=False):
+        where = ".".join(str(part) for part in item["loc"]) or "request"
+        found = "" if item["type"] == "missing" else f" (found {item['input']!r})"
+        problems.append(f"{where}: {item['msg']}{found}")
+    return "; ".join(problems)
