@@ -1,0 +1,123 @@
+"""The scene encoder f: a ViT without position embedding whose attention is biased by distance (2-D ALiBi)."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+import torch
+from timm.layers.patch_embed import PatchEmbed
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from gair_core.config import RemoteSensingConfig
+
+
+def alibi_slopes(num_heads: int) -> Tensor:
+    """Return the slope of each head, shape (num_heads,), float64.
+
+    For a power of two the slopes are 2^(-8/n), 2^(-16/n), ...; otherwise those of the next smaller power of
+    two, followed by every second slope of the next larger one (Press et al. 2022, "Train Short, Test Long").
+    """
+
+    def geometric(count: int) -> Tensor:
+        return 2.0 ** (-8.0 / count * torch.arange(1, count + 1, dtype=torch.float64))
+
+    power = 2 ** math.floor(math.log2(num_heads))
+    return torch.cat([geometric(power), geometric(2 * power)[0::2][: num_heads - power]])
+
+
+def alibi_bias(rows: int, columns: int, num_heads: int) -> Tensor:
+    """Return what is added to the attention logits: minus slope times Euclidean distance in patches.
+
+    Args:
+        rows: Rows of the patch lattice.
+        columns: Columns of the patch lattice.
+        num_heads: Number of attention heads.
+
+    Returns:
+        Shape (1, num_heads, N, N) with N = rows * columns in row-major order, float32.
+    """
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    places = torch.stack([row.flatten(), column.flatten()], dim=1).double()
+    distance = torch.cdist(places, places, compute_mode="donot_use_mm_for_euclid_dist")
+    return (-alibi_slopes(num_heads)[:, None, None] * distance).float()[None]
+
+
+class ALiBi(nn.Module):
+    """Distance biases, built once for each lattice shape, device and dtype and kept for the last few."""
+
+    _KEPT = 4
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self._cache: OrderedDict[tuple[int, int, torch.device, torch.dtype], Tensor] = OrderedDict()
+
+    def forward(self, rows: int, columns: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Return the bias of a lattice, shape (1, num_heads, N, N), see `alibi_bias`."""
+        key = (rows, columns, device, dtype)
+        if key not in self._cache:
+            # Float32 first: float64 does not exist on MPS.
+            self._cache[key] = alibi_bias(rows, columns, self.num_heads).to(device=device, dtype=dtype)
+            while len(self._cache) > self._KEPT:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(key)
+        return self._cache[key]
+
+
+class RemoteSensingEncoder(nn.Module):
+    """CROMA's optical encoder: linear patch embedding, pre-norm blocks, ALiBi, no class token.
+
+    Any height and width divisible by the patch size will do.
+    """
+
+    def __init__(self, config: RemoteSensingConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = PatchEmbed(
+            img_size=None, patch_size=config.patch_size, in_chans=len(config.bands), embed_dim=config.width
+        )
+        self.alibi = ALiBi(config.num_heads)
+        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
+        self.blocks = nn.ModuleList(
+            Block(
+                config.width,
+                config.num_heads,
+                mlp_ratio=config.mlp_ratio,
+                qkv_bias=False,
+                drop_path=rate,
+                norm_layer=nn.LayerNorm,
+            )
+            for rate in rates
+        )
+        self.norm = nn.LayerNorm(config.width) if config.final_norm else nn.Identity()
+        self.apply(_init_linear)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode normalised images.
+
+        Args:
+            images: Shape (B, C, H, W), values in [0, 1] (`gair_core.sentinel2.bands.normalize`), H and W
+                divisible by the patch size p.
+
+        Returns:
+            Features, shape (B, width, H/p, W/p).
+        """
+        rows, columns = (side // self.config.patch_size for side in images.shape[-2:])
+        tokens: Tensor = self.patch_embed(images)
+        # Scaled dot-product attention wants the mask in the query's dtype, which autocast may have lowered.
+        device = tokens.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
+        bias = self.alibi(rows, columns, tokens.device, dtype)
+        for block in self.blocks:
+            tokens = block(tokens, attn_mask=bias)
+        tokens = self.norm(tokens)
+        return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
