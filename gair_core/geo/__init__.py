@@ -1,0 +1,1 @@
+"""Where a scene lies on the ground: footprints, pixel grids and windows."""
