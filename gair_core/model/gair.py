@@ -197,7 +197,7 @@ class GAIR(nn.Module):
         if not bool(inside.all()):
             worst = uv[~inside.all(dim=-1)][0].tolist()
             raise BadInputError(
-                f"Queries must lie inside the footprint, u and v in [0, 1], found ({worst[0]:g}, {worst[1]:g}).",
+                f"Queries must lie in the footprint, u and v in [0, 1], found ({worst[0]:g}, {worst[1]:g}).",
                 "Drop points outside the scene first.",
             )
         return localizer.interpolate(features, uv)

@@ -5,8 +5,8 @@ Eq. 1 evaluates H at the four patch centres around a query and blends the result
     z(q) = sum_k w_k H(U_k, d_k)        U: 3x3 unfolding of the features, d_k: offset from centre k
 
 For H = one Linear [W_f | W_c] with bias b, two facts make this cheap. W_f U + b is a 3x3 convolution G of
-the features; and bilinear weights reproduce linear functions, so sum_k w_k d_k vanishes wherever the query has
-four real neighbours. What is left is exact:
+the features; and bilinear weights reproduce linear functions, so sum_k w_k d_k vanishes wherever the query
+has four real neighbours. What is left is exact:
 
     z(q) = bilinear(G)(q) + W_c d(q)    d: non-zero only in the outer half-patch rim
 
@@ -84,16 +84,6 @@ def gather_cell(lattice: Tensor, cell: Cell) -> tuple[Tensor, Tensor]:
     return vectors[batch, index], weights
 
 
-def bilinear(lattice: Tensor, uv: Tensor) -> Tensor:
-    """Border-clamped bilinear interpolation, (B, D, P_y, P_x) and (B, Q, 2) -> (B, Q, D).
-
-    Weights are computed in uv's dtype and the blend in the wider of the two, so that bf16 features lose
-    nothing more.
-    """
-    corners, weights = gather_cell(lattice, locate(uv, *lattice.shape[-2:]))
-    return torch.einsum("bqk,bqkd->bqd", weights, corners.to(weights.dtype)).to(lattice.dtype)
-
-
 def grid_centres(height: int, width: int, like: Tensor) -> Tensor:
     """Return (u, v) of the pixel centres of a raster, shape (height * width, 2), row-major."""
     dtype = torch.promote_types(like.dtype, torch.float32)
@@ -154,8 +144,8 @@ class NILI(nn.Module):
 
         Args:
             features: Shape (B, width, P_y, P_x).
-            projection: Optional matrix (K, D) applied to G; it is folded into the kernel, so K components cost
-                K/D of the convolution.
+            projection: Optional matrix (K, D) applied to G; folded into the kernel, so K components
+                cost K/D of the convolution.
 
         Returns:
             Shape (B, D or K, P_y, P_x).
@@ -290,18 +280,18 @@ class NILI(nn.Module):
 class FeatureLocalizer(nn.Module):
     """The deterministic localizers of the paper's ablation; they have no weights.
 
+    Like the authors', ``bilinear`` and ``bicubic`` take everything outside the lattice of patch centres as 0,
+    so embeddings fade towards the edge of the footprint; `NILI` clamps instead.
+
     Args:
-        method: ``bilinear`` or ``bicubic`` (border-clamped), or ``pool`` (the mean token, for any query).
+        method: ``bilinear``, ``bicubic`` or ``pool`` (the mean token, for any query).
     """
+
+    is_linear = False
 
     def __init__(self, method: Literal["bilinear", "bicubic", "pool"]) -> None:
         super().__init__()
         self.method = method
-
-    @property
-    def is_linear(self) -> bool:
-        """Whether a dense raster is the bilinear resize of `lattice`."""
-        return self.method == "bilinear"
 
     def lattice(self, features: Tensor, projection: Tensor | None = None) -> Tensor:
         """Return the vectors that are interpolated, (B, D, P_y, P_x) -> (B, D or K, P_y, P_x)."""
@@ -309,27 +299,19 @@ class FeatureLocalizer(nn.Module):
             features = features.mean(dim=(2, 3), keepdim=True).expand_as(features)
         return features if projection is None else torch.einsum("kd,bdyx->bkyx", projection, features)
 
-    def rim_weight(self, projection: Tensor | None = None) -> Tensor | None:
-        """Return None: there is no coordinate term."""
-        del projection
-        return None
-
     def interpolate(self, features: Tensor, uv: Tensor) -> Tensor:
         """Evaluate at points, features (B, D, P_y, P_x) and uv (B, Q, 2) in [0, 1] -> (B, Q, D)."""
-        if self.method == "bilinear":
-            return bilinear(features, uv)
         if self.method == "pool":
             return features.mean(dim=(2, 3))[:, None].expand(-1, uv.shape[1], -1)
-        grid = (2 * uv - 1)[:, :, None].to(features.dtype)
-        sampled = F.grid_sample(features, grid, mode="bicubic", padding_mode="border", align_corners=False)
-        return sampled[..., 0].transpose(1, 2)
+        wide = torch.promote_types(features.dtype, uv.dtype)
+        grid = (2 * uv - 1)[:, :, None].to(wide)
+        sampled = F.grid_sample(features.to(wide), grid, mode=self.method, align_corners=False)
+        return sampled[..., 0].transpose(1, 2).to(features.dtype)
 
     def dense(self, features: Tensor, size: tuple[int, int], projection: Tensor | None = None) -> Tensor:
         """Evaluate at the pixel centres of a raster, (B, D, P_y, P_x) -> (B, D or K, height, width)."""
         lattice = self.lattice(features, projection)
         if self.method == "pool":
             return lattice[..., :1, :1].expand(-1, -1, *size)
-        if self.method == "bilinear":
-            return F.interpolate(lattice, size=size, mode="bilinear", align_corners=False)
         uv = grid_centres(*size, like=features).expand(len(features), -1, -1)
         return _as_raster(self.interpolate(lattice, uv), size)
