@@ -1,0 +1,1 @@
+"""Importers: checkpoints of other projects become ours."""
