@@ -12,10 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from defusedxml import DefusedXmlException, ElementTree  # type: ignore[import-untyped]
-    DefusedXmlException,
-    ElementTree,  # type: ignore[import-untyped]
-)
+from defusedxml import ElementTree  # type: ignore[import-untyped]
+from defusedxml.common import DefusedXmlException  # type: ignore[import-untyped]
 
 from gair_core.errors import BadInputError
 from gair_core.sentinel2.bands import BANDS, canonical_name, recognise_name

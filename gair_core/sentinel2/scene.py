@@ -241,8 +241,8 @@ class Scene:
         aligned = np.allclose(found, corners * factor, atol=0.05)
         if grid.crs != native.crs or (grid.width, grid.height) != expected_size or not aligned:
             raise BadInputError(
-                f"{path} ({grid.width} x {grid.height} pixels in {grid.crs}) does not cover the ground of "
-                f"the finest band ({native.width} x {native.height} pixels, {native.crs}) at an integer factor.",
+                f"{path} ({grid.width} x {grid.height} pixels, {grid.crs}) is no coarser version, by an "
+                f"integer factor, of the finest band ({native.width} x {native.height}, {native.crs}).",
                 "Bring the bands to one extent and CRS first, for example with gdalwarp.",
             )
         return factor

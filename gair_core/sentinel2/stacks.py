@@ -65,7 +65,9 @@ def unnamed_order(dataset: DatasetReader, stood_in: frozenset[str]) -> tuple[tup
     raise BadInputError(
         f"{dataset.name} has {_plural(count)} without Sentinel-2 names; only 10, 12 or 13 bands without "
         "names have a usual order.",
-        NAMING_HINT,
+        f"If only B8A and B10 are missing, let a band stand for B8A (bands B8A=8). {NAMING_HINT}"
+        if count == 11
+        else NAMING_HINT,
     )
 
 
