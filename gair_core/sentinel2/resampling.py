@@ -72,7 +72,7 @@ def resample(
         of the inputs is valid.
     """
     share = _apply(_apply(valid.astype(np.float64), cols, axis=-1), rows, axis=-2)
-    good = share >= 0.5
+    good = share >= 0.5 - _ROUNDING  # an exact half counts, whichever way it was rounded
     divisor = np.where(good, share, 1.0)
     out = np.empty((len(values), *share.shape), dtype=np.float32)
     for band, band_values in enumerate(values):

@@ -14,6 +14,7 @@ from rasterio.enums import MaskFlags
 from rasterio.io import DatasetReader
 
 from gair_core.errors import BadInputError
+from gair_core.geo.footprint import apply_affine
 from gair_core.geo.grid import Grid, Window
 from gair_core.sentinel2.bands import BANDS, MEAN
 from gair_core.sentinel2.offsets import Radiometry, decide, display_image
@@ -234,8 +235,7 @@ class Scene:
         area = abs(float(grid.transform.determinant) / float(native.transform.determinant))
         factor = max(1, round(float(area**0.5)))
         corners = np.array([[0, 0], [grid.width, 0], [0, grid.height]], dtype=np.float64)
-        to_native = ~native.transform * grid.transform
-        found = np.array([to_native * (x, y) for x, y in corners])
+        found = apply_affine(~native.transform, apply_affine(grid.transform, corners))
         # A coarse band may end up to a pixel later, where the fine size is no multiple of the factor.
         expected_size = (-(-native.width // factor), -(-native.height // factor))
         aligned = np.allclose(found, corners * factor, atol=0.05)
