@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gair_core.config import GAIRConfig, Localizer
 from gair_core.errors import BadInputError, CheckpointError
+from gair_core.metadata import CheckpointMetadata
 from gair_core.model.location import LocationEncoder
 from gair_core.model.nili import NILI, FeatureLocalizer
 from gair_core.model.remote_sensing import RemoteSensingEncoder
@@ -79,6 +80,8 @@ class GAIR(nn.Module):
             torch.tensor(math.log(config.temperature)), config.learnable_temperature
         )
         self.basis = EmbeddingBasis(dim, basis_components) if basis_components else None
+        #: Title, provenance and fingerprint of the checkpoint that it was loaded from; None when built anew.
+        self.checkpoint: CheckpointMetadata | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
