@@ -79,7 +79,7 @@ class RemoteSensingEncoder(nn.Module):
             img_size=None, patch_size=config.patch_size, in_chans=len(config.bands), embed_dim=config.width
         )
         self.alibi = ALiBi(config.num_heads)
-        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
+        rates = [config.drop_path * index / max(config.depth - 1, 1) for index in range(config.depth)]
         self.blocks = nn.ModuleList(
             Block(
                 config.width,
