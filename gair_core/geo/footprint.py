@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyproj
 from affine import Affine
+from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
@@ -230,4 +231,11 @@ def _pairs(values: npt.ArrayLike, meaning: str) -> Float64Array:
 
 @lru_cache(maxsize=32)
 def _transformer(source: str, target: str) -> pyproj.Transformer:
-    return pyproj.Transformer.from_crs(source, target, always_xy=True)
+    try:
+        return pyproj.Transformer.from_crs(source, target, always_xy=True)
+    except ProjError as error:
+        name = (target if source == _LONLAT else source).split(",")[0]
+        raise BadInputError(
+            f"The coordinate reference system {name} has no known relation to lon/lat: {error}.",
+            "Assign a geographic or projected CRS, such as EPSG:32633.",
+        ) from error

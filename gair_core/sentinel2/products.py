@@ -491,21 +491,26 @@ def _is_picture(key: str, asset: Mapping[str, Any]) -> bool:
 
 def _stac_resolution(key: str, asset: Mapping[str, Any]) -> float:
     """Return an asset's resolution in metres as far as it is told: opening remote files to see is slow."""
-    for entry in (asset, *(asset.get("raster:bands") or []), *(asset.get("bands") or [])):
+    for entry in (asset, *_entries(asset, "raster:bands"), *_entries(asset, "bands")):
         for name in ("gsd", "spatial_resolution", "raster:spatial_resolution"):
-            if isinstance(entry, dict) and isinstance(entry.get(name), (int, float)):
+            if isinstance(entry.get(name), (int, float)):
                 return float(entry[name])
     match = re.search(r"_(\d{2})m$", key)
     return float(match[1]) if match else float("inf")
 
 
 def _stac_bands(key: str, asset: Mapping[str, Any]) -> dict[str, int]:
-    listed = asset.get("eo:bands") or asset.get("bands") or []
-    names = [_stac_name(band) for band in listed if isinstance(band, dict)]
+    names = [_stac_name(band) for band in _entries(asset, "eo:bands") or _entries(asset, "bands")]
     if len(names) <= 1:
         name = (names[0] if names else None) or recognise_name(key)
         return {name: 1} if name else {}
     return {name: number for number, name in enumerate(names, start=1) if name}
+
+
+def _entries(asset: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    """Return the objects of a list in an asset, and nothing where it is no such list."""
+    listed = asset.get(key)
+    return [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
 
 
 def _stac_name(band: Mapping[str, Any]) -> str | None:
@@ -518,9 +523,7 @@ def _stac_name(band: Mapping[str, Any]) -> str | None:
 def _stac_offsets(asset: Mapping[str, Any]) -> set[str]:
     """Return the offsets in DN of `raster:bands` (STAC 1.0) or `bands` (1.1): offset / scale."""
     found = set()
-    for band in [*(asset.get("raster:bands") or []), *(asset.get("bands") or []), asset]:
-        if not isinstance(band, dict):
-            continue
+    for band in (*_entries(asset, "raster:bands"), *_entries(asset, "bands"), asset):
         offset = band.get("offset", band.get("raster:offset"))
         scale = band.get("scale", band.get("raster:scale"))
         if isinstance(offset, (int, float)) and isinstance(scale, (int, float)) and scale:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,13 @@ _SAMPLE_WINDOWS = 8  # per axis
 def is_local(path: str) -> bool:
     """Return whether a path is one of the local file system, not a /vsi path, URL or subdataset."""
     return not path.startswith("/vsi") and "://" not in path and not path.startswith("SENTINEL2_")
+
+
+def public_name(path: str) -> str:
+    """Return a path without the signature or password of a URL, for files that others will see."""
+    if is_local(path):
+        return path
+    return re.sub(r"//[^/@]+@", "//", path.partition("?")[0])
 
 
 def open_raster(path: str) -> DatasetReader:

@@ -23,6 +23,7 @@ from gair_core.sentinel2.raster import (
     Array,
     can_be_decimated,
     open_raster,
+    public_name,
     read_decimated,
     read_mask,
     read_window,
@@ -357,10 +358,10 @@ class Scene:
 
     def _provenance(self, product: Product, gsd: float | None) -> dict[str, Any]:
         return {
-            "source": product.name,
+            "source": public_name(product.name),
             "product": product.kind,
             "level": product.level,
-            "bands": {name: f"{Path(file.path).name}#{file.number}" for name, file in self._files.items()},
+            "bands": {name: _describe(file) for name, file in self._files.items()},
             "band_order": product.order or None,
             "stand_ins": {name: other for name, other in product.stand_ins.items() if name in BANDS},
             "missing": {"bands": list(self.missing_bands), "filled_with": self._missing}
@@ -370,13 +371,17 @@ class Scene:
             "offset": self._radiometry.offset,
             "offset_reason": self._radiometry.reason,
             "nodata": self._nodata,
-            "mask": None if self._mask is None else f"{Path(self._mask.path).name}#{self._mask.number}",
+            "mask": None if self._mask is None else _describe(self._mask),
             "scl": None
             if self._scl is None
-            else {"file": Path(self._scl.path).name, "left_out": sorted(self._scl_classes)},
+            else {"file": _describe(self._scl), "left_out": sorted(self._scl_classes)},
             "gsd": gsd,
             "warnings": list(self.warnings),
         }
+
+
+def _describe(file: BandFile) -> str:
+    return f"{Path(public_name(file.path)).name}#{file.number}"
 
 
 def _needed_bands(product: Product, missing: Missing) -> dict[str, BandFile]:

@@ -117,6 +117,12 @@ def test_bad_geometry_is_refused(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_local_coordinates_are_refused():
+    local = 'LOCAL_CS["a building",UNIT["metre",1]]'
+    with pytest.raises(BadInputError, match="no known relation"):
+        Footprint(local, Affine(1, 0, 0, 0, -1, 0), 5, 5).pixel_size_metres()
+
+
 def test_dataset_without_place_is_refused(tmp_path):
     for crs, message in ((None, "no coordinate reference system"), ("EPSG:4326", "no transform")):
         path = tmp_path / "plain.tif"

@@ -14,6 +14,7 @@ from gair_core.errors import BadInputError
 from gair_core.geo.grid import Grid, Window
 from gair_core.sentinel2 import raster
 from gair_core.sentinel2.bands import ALL_BANDS, BANDS, MEAN
+from gair_core.sentinel2.raster import public_name
 from gair_core.sentinel2.scene import Scene
 from tests.core.sentinel2.makers import (
     NORTH_UP,
@@ -27,6 +28,20 @@ from tests.core.sentinel2.makers import (
     write_stac,
 )
 
+COMMON_NAMES = [
+    "coastal",
+    "blue",
+    "green",
+    "red",
+    "rededge1",
+    "rededge2",
+    "rededge3",
+    "nir",
+    "nir08",
+    "nir09",
+    "swir16",
+    "swir22",
+]
 TEN_OF_TWELVE = [SURFACE.index(name) for name in BANDS]
 
 
@@ -307,6 +322,10 @@ def test_scene_classification_with_a_choice_of_classes(tmp_path):
         with Scene.open(path, scl=scl, scl_classes=chosen) as scene:
             valid = read_all(scene)[1]
         np.testing.assert_array_equal(valid, ~np.isin(np.kron(classes[0], np.ones((2, 2))), left_out))
+    band = np.kron(classes, np.ones((1, 2, 2))).astype("uint16")
+    stacked = write(tmp_path / "b.tif", np.concatenate([values(), band]), [*SURFACE, "SCL"])
+    with Scene.open(stacked, scl_classes=[9]) as scene:
+        np.testing.assert_array_equal(read_all(scene)[1], band[0] != 9)
     with pytest.raises(BadInputError, match="no class"):
         Scene.open(path, scl=scl, scl_classes={12})
     with pytest.raises(BadInputError, match="no scene classification"):
@@ -441,6 +460,27 @@ def test_stac_item(tmp_path, key):
         write_stac(tmp_path / "b", bands, key=key, properties={"s2:processing_baseline": "05.10"})
     ) as scene:
         assert scene.provenance["offset"] == -1000
+
+
+def test_stac_item_with_common_names_and_signed_links(tmp_path):
+    bands = stored_bands(SURFACE)
+    path = write_stac(tmp_path, bands)
+    item = json.loads(path.read_text())
+    keys = dict(zip(item["assets"], COMMON_NAMES, strict=False))
+    assets = {keys[name]: asset for name, asset in item["assets"].items() if name in keys}
+    for name, asset in assets.items():
+        asset["eo:bands"] = [{"name": name, "common_name": name.rstrip("123")}]
+        asset["raster:bands"] = "nonsense"
+    # The same band again, coarser and named in the way of another archive, must not win.
+    assets["B02_60m"] = {"href": "none.tif", "gsd": 60, "bands": [{"name": "B02"}]}
+    assets["blue"]["gsd"] = 10
+    assets["green"]["href"] = f"file://{tmp_path}/data/B03.tif"
+    path.write_text(json.dumps({**item, "assets": assets}))
+    with Scene.open(path) as scene:
+        np.testing.assert_array_equal(read_all(scene)[0], expected_from(bands))
+    assert public_name("https://user:word@host/a/B02.tif?sig=abc") == "https://host/a/B02.tif"
+    assert public_name("/vsicurl/https://host/B02.tif?sig=abc") == "/vsicurl/https://host/B02.tif"
+    assert public_name("what?.tif") == "what?.tif"
 
 
 def test_bad_stac_items(tmp_path):
