@@ -275,7 +275,7 @@ class MAEDecoder(nn.Module):
     def _scene_tokens(
         self, seen_tokens: Tensor, seen: Tensor, lattice: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Return the tokens of all patches, (B, N, decoder_width), and their x and y in patches, (B, N, 2)."""
+        """Return all tokens, (B, N, decoder_width), and their x and y in patches, (B, N, 2)."""
         # The dtype of the weights, so that autocast does not lower the residual stream.
         dtype, device = self.scene_mask_token.dtype, seen_tokens.device
         embedded = self.scene_embed(seen_tokens).to(dtype)
@@ -374,7 +374,7 @@ class MaskedAutoencoder(nn.Module):
 
     @property
     def _encoder(self) -> RemoteSensingEncoder:
-        return cast(RemoteSensingEncoder, self.model.remote_sensing)
+        return cast("RemoteSensingEncoder", self.model.remote_sensing)
 
     def _photo_token(
         self, photos: Tensor, uv: Tensor, has_photo: Tensor | None, generator: torch.Generator | None
