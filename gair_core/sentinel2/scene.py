@@ -18,7 +18,8 @@ from gair_core.geo.footprint import apply_affine
 from gair_core.geo.grid import Grid, Window
 from gair_core.sentinel2.bands import BANDS, MEAN
 from gair_core.sentinel2.offsets import Radiometry, decide, display_image
-from gair_core.sentinel2.products import BandFile, Product, find_product, list_bands
+from gair_core.sentinel2.product import BandFile, Product, list_bands
+from gair_core.sentinel2.products import find_product
 from gair_core.sentinel2.raster import (
     Array,
     can_be_decimated,
