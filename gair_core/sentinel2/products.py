@@ -79,11 +79,7 @@ def _zip(listing: Listing, wanted: Mapping[str, str | int]) -> Product:
     """Open a zip: a SAFE product, one file per band, or one stack."""
     if any("IMG_DATA/" in file or "MTD_MSIL" in file for file in listing.files):
         return open_safe(listing)
-    rasters = [
-        posixpath.join(listing.prefix, file)
-        for file in listing.files
-        if file.lower().endswith(RASTER_SUFFIXES)
-    ]
+    rasters = [posixpath.join(listing.prefix, file) for file in listing.rasters]
     if len(rasters) == 1:
         return _stack(rasters[0], wanted)
     return _band_files(rasters, listing.name)

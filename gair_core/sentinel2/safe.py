@@ -77,9 +77,7 @@ def zip_listing(path: str) -> Listing | None:
 
 def open_safe(listing: Listing) -> Product:
     """Read the real layout: GRANULE/<tile>/IMG_DATA[/R10m]/T33UVP_<date>_B02[_10m].jp2 and MTD_MSIL*.xml."""
-    images = [
-        file for file in listing.files if "IMG_DATA/" in file and file.lower().endswith(RASTER_SUFFIXES)
-    ]
+    images = [file for file in listing.rasters if "IMG_DATA/" in file]
     granules = {file.split("IMG_DATA/")[0] for file in images}
     if len(granules) != 1:
         found = ", ".join(posixpath.basename(granule.rstrip("/")) for granule in sorted(granules)) or "none"
