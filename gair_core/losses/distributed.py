@@ -81,5 +81,5 @@ def check_same_on_all_ranks(values: dict[str, int], device: torch.device) -> Non
         if len(set(column)) > 1:
             raise BadInputError(
                 f"All ranks must bring the same {name}, found {column} in rank order.",
-                "Give every rank equal batches of the same modalities: a distributed sampler with drop_last does.",
+                "Give every rank equal batches, for example by a distributed sampler with drop_last.",
             )
