@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,26 +15,29 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from gair_core.checkpoint import assign, build, enumerate_names
+from gair_core.config import GAIRConfig
 from gair_core.errors import CheckpointError
+from gair_core.model.gair import GAIR
 
 Combine = Callable[..., Tensor]
-Fate = Literal["used", "ignored", "missing", "misshaped"]
+Fate = Literal["used", "ignored"]
 # The entries under which training scripts keep a model's weights beside optimiser state and counters.
 WRAPPERS = ("model", "state_dict", "model_state_dict")
+_TEMPERATURE = "log_temperature"
 # Prefixes that DistributedDataParallel and torch.compile put before every name.
 _WRAPPED_NAME = re.compile(r"^(?:module\.|_orig_mod\.)+")
-_LISTED = 8
 
 
 class TensorRecord(BaseModel):
     """What became of one tensor, or of one entry that holds no tensors of the model.
 
     Attributes:
-        name: Name in the foreign file; for a missing one the name that was wanted.
+        name: Name in the foreign file.
         shape: Shape in the foreign file.
-        fate: ``used``, ``ignored``, ``missing`` or ``misshaped``.
+        fate: ``used`` or ``ignored``; what is missing or mis-shaped is an error, not a record.
         target: Name in our checkpoint, empty when there is none.
-        note: Why it was ignored, or what shape was wanted.
+        note: Why it was ignored.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -68,22 +72,19 @@ class ImportReport(BaseModel):
 
     def text(self) -> str:
         """Return the report for people: counts, notes and everything that was not used."""
-        used, ignored = self.of("used"), self.of("ignored")
-        lines = [f"{self.source}: {len(used)} tensors used, {len(ignored)} entries ignored."]
+        counts = f"{len(self.of('used'))} tensors used, {len(self.of('ignored'))} entries ignored"
+        lines = [f"{self.source}: {counts}."]
         lines += [f"- {note}" for note in self.notes]
-        reasons: dict[str, list[str]] = {}
-        for record in ignored:
-            reasons.setdefault(record.note, []).append(record.name)
-        for reason, names in reasons.items():
-            lines.append(f"ignored, {reason}: {enumerate_names(names)}")
+        lines += [f"ignored, {reason}: {enumerate_names(names)}" for reason, names in self.ignored.items()]
         return "\n".join(lines)
 
-
-def enumerate_names(names: Iterable[str]) -> str:
-    """Join names for a message: the first few, and how many more there are."""
-    listed = list(names)
-    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
-    return ", ".join(listed[:_LISTED]) + more
+    @property
+    def ignored(self) -> dict[str, list[str]]:
+        """Names of what was not used, by reason."""
+        reasons: dict[str, list[str]] = {}
+        for record in self.of("ignored"):
+            reasons.setdefault(record.note, []).append(record.name)
+        return reasons
 
 
 def read_foreign(path: Path) -> object:
@@ -192,6 +193,18 @@ class TensorMapping:
             )
         return tuple(self.tensors[name].shape)
 
+    @property
+    def targets(self) -> frozenset[str]:
+        """Our tensors for which there is a source."""
+        return frozenset(self._targets)
+
+    def count(self, pattern: str) -> int:
+        """Return how many tensors a numbered series has, such as ``blocks.{}.weight``, counted from 0."""
+        number = 0
+        while pattern.format(number) in self.tensors:
+            number += 1
+        return number
+
     def add(self, target: str, *sources: str, combine: Combine | None = None) -> None:
         """Say that our tensor ``target`` is made of foreign ones.
 
@@ -253,7 +266,10 @@ class TensorMapping:
 
     def report(self, importer: str, source: str | Path, notes: Iterable[str] = ()) -> ImportReport:
         """Return what became of every tensor."""
-        used = {name: target for target, (sources, _) in self._targets.items() for name in sources}
+        used: dict[str, str] = {}
+        for target, (sources, _) in self._targets.items():
+            for name in sources:
+                used[name] = f"{used[name]}, {target}" if name in used else target
         records = []
         for name, tensor in self.tensors.items():
             shape = tuple(tensor.shape)
@@ -275,6 +291,29 @@ class TensorMapping:
     def _reason(self, name: str) -> str:
         matching = [reason for prefix, reason in self._reasons if name.startswith(prefix)]
         return matching[0] if matching else "unknown to this importer"
+
+
+def build_model(config: GAIRConfig, mapping: TensorMapping, path: Path) -> GAIR:
+    """Build a model from foreign tensors; a temperature that was not mapped is the configuration's.
+
+    Args:
+        config: The model's configuration.
+        mapping: Where its tensors come from.
+        path: The foreign file, for messages.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        CheckpointError: As `TensorMapping.collect`.
+    """
+    model = build(config)
+    given: dict[str, Tensor] = {}
+    if _TEMPERATURE not in mapping.targets:
+        given[_TEMPERATURE] = torch.tensor(math.log(config.temperature))
+    expected = {name: tuple(t.shape) for name, t in model.state_dict().items() if name not in given}
+    assign(model, {**mapping.collect(expected, path), **given})
+    return model.eval()
 
 
 def _as_float32(tensor: Tensor) -> Tensor:
