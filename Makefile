@@ -1,4 +1,4 @@
-# `make demo` and `make test` are all that a newcomer needs; both install what is missing.
+# `make test` is all that a newcomer needs; it installs what is missing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,7 +28,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --recursive gair_core
-	PATH="$(CURDIR)/$(BIN):$$PATH" ./tools/check_secrets.sh
+	git ls-files -z gair_core pyproject.toml README.md LICENSE | xargs -0 $(BIN)/detect-secrets-hook
 
 format: setup
 	$(BIN)/ruff format .
