@@ -20,10 +20,11 @@ from gair_core.registry import DEMO
 
 SEED = 20250316
 COMPONENTS = 16
-_METADATA = CheckpointMetadata(
+CONFIG = GAIRConfig.preset("tiny")
+METADATA = CheckpointMetadata(
     title="demo (untrained)",
     provenance=Provenance(
-        source="random numbers, seed 20250316",
+        source=f"random numbers, seed {SEED}",
         licence="Apache-2.0",
         training_data="none: this model is untrained",
     ),
@@ -37,17 +38,16 @@ def build_demo() -> GAIR:
     Weights come from NumPy's PCG64, seeded by tensor name, so that they are the same with every version of
     torch. The PCA basis is fitted on synthetic scenes.
     """
-    config = GAIRConfig.preset("tiny")
-    model = build(config)
-    sigmas = () if config.location is None else config.location.sigmas
+    model = build(CONFIG)
+    sigmas = () if CONFIG.location is None else CONFIG.location.sigmas
     weights = {
-        name: _draw(name, tensor, sigmas) if tensor.ndim else torch.tensor(config.temperature).log()
+        name: _draw(name, tensor, sigmas) if tensor.ndim else torch.tensor(CONFIG.temperature).log()
         for name, tensor in model.state_dict().items()
     }
     assign(model, weights)
     model.eval()
     model.basis = _calibrate(model)
-    model.checkpoint = _METADATA.model_copy(update={"fingerprint": fingerprint_of(model.state_dict())})
+    model.checkpoint = METADATA.model_copy(update={"fingerprint": fingerprint_of(model.state_dict())})
     return model
 
 

@@ -1,0 +1,259 @@
+"""The task ``info``: everything that a user wants to know about a checkpoint."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import CliPositionalArg
+from torch import Tensor
+
+from gair_core.checkpoint import (
+    fingerprint_of,
+    load,
+    model_entry,
+    parse_model_entry,
+    read_entry,
+    read_tensors,
+)
+from gair_core.config import GAIRConfig, LocationConfig, RemoteSensingConfig, StreetViewConfig
+from gair_core.metadata import CheckpointMetadata, Provenance
+from gair_core.progress import Progress
+from gair_core.registry import find
+from gair_core.task import Request, Result, Task
+
+Line = tuple[str, str]
+# What every entry has; the rest of a head's is its own description.
+_COMMON = {"title", "provenance", "format_version", "kind", "fingerprint"}
+
+
+class InfoRequest(Request):
+    """Describe a checkpoint: what is inside, what it expects and where it comes from."""
+
+    model: CliPositionalArg[str] = Field(description="a .safetensors file, or the name of a registered model")
+
+
+class Band(BaseModel):
+    """A band that the scene encoder expects, with its statistics in DN (reflectance x 10000)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    mean: float
+    std: float
+
+
+class Basis(BaseModel):
+    """The PCA basis of the embeddings.
+
+    Attributes:
+        components: Number of components.
+        explained_variance: Explained fraction of the total variance of each component, in [0, 1].
+        int8_step: Value of one int8 step of each component.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    components: int
+    explained_variance: tuple[float, ...]
+    int8_step: tuple[float, ...]
+
+
+class InfoResult(Result):
+    """A checkpoint, described.
+
+    Attributes:
+        title: One line for people.
+        kind: ``model`` or ``head``.
+        name: Registered name or file stem.
+        file: The file, None for a model that is built in memory.
+        bytes: Size of the file, or of the weights in memory.
+        dtypes: Number of values of each dtype.
+        fingerprint: SHA-256 of the weights without the PCA basis, hexadecimal.
+        intact: Whether the weights still have the fingerprint that was stored with them.
+        parameters: Number of trainable values of each part.
+        bands: Input bands of the scene encoder in their order.
+        config: The whole configuration of a model.
+        basis: The PCA basis of a model's embeddings.
+        head: What a head says of itself.
+        provenance: Where the weights come from.
+    """
+
+    title: str
+    kind: str
+    name: str
+    file: Path | None
+    bytes: int
+    dtypes: dict[str, int]
+    fingerprint: str
+    intact: bool
+    parameters: dict[str, int]
+    bands: tuple[Band, ...] = ()
+    config: GAIRConfig | None = None
+    basis: Basis | None = None
+    head: dict[str, Any] = Field(default_factory=dict)
+    provenance: Provenance
+
+    def text(self) -> str:
+        """Return the description for people, one fact a line."""
+        size = f"{self.bytes / 1e6:.1f} MB" if self.bytes >= 1e5 else f"{self.bytes} bytes"
+        lines = [
+            ("title", self.title),
+            ("kind", self.kind),
+            ("file", f"{self.file or 'built in memory'}, {size}"),
+            ("values", ", ".join(f"{count:,} {dtype}" for dtype, count in self.dtypes.items())),
+            ("parts", ", ".join(f"{part} {count:,}" for part, count in self.parameters.items())),
+            ("total", f"{sum(self.parameters.values()):,} parameters"),
+        ]
+        lines += [] if self.config is None else _describe_config(self.config)
+        lines += [(key.replace("_", " "), str(value)) for key, value in self.head.items()]
+        if self.config is not None:
+            lines.append(("PCA basis", "none" if self.basis is None else _describe_basis(self.basis)))
+        lines += [
+            (key.replace("_", " "), str(value))
+            for key, value in self.provenance.model_dump().items()
+            if value not in ("", {})
+        ]
+        lines.append(("fingerprint", self.fingerprint + ("" if self.intact else " DOES NOT FIT THE WEIGHTS")))
+        width = max(len(label) for label, _ in lines)
+        return "\n".join(f"{label + ':':{width + 1}} {value}" for label, value in lines)
+
+
+def describe(request: InfoRequest, progress: Progress) -> InfoResult:
+    """Describe a checkpoint of either kind.
+
+    Raises:
+        CheckpointError: There is no such file or model, or it is damaged, foreign or of a newer version.
+    """
+    path = find(request.model)
+    if path is None:
+        model = load(request.model)
+        metadata = model.checkpoint or CheckpointMetadata()
+        entry = {**model_entry(model, metadata), "kind": "model", "fingerprint": metadata.fingerprint}
+        tensors = model.state_dict()
+    else:
+        entry = read_entry(path)
+        entry, tensors = read_tensors(path, entry["kind"])
+    result = _describe(entry, tensors, path, request.model)
+    if not result.intact:
+        progress.log("warning", result.warnings[0])
+    progress.report(1.0, "done")
+    return result
+
+
+def _describe(entry: dict[str, Any], tensors: dict[str, Tensor], path: Path | None, name: str) -> InfoResult:
+    source = path or Path(name)
+    is_model = entry["kind"] == "model"
+    config, _, metadata = parse_model_entry(entry, source) if is_model else (None, 0, None)
+    dtypes = Counter[str]()
+    for tensor in tensors.values():
+        dtypes[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
+    fingerprint = fingerprint_of(tensors)
+    intact = fingerprint == entry.get("fingerprint")
+    damage = "The weights do not have the fingerprint that was stored with them: the file is damaged."
+    return InfoResult(
+        title=str(entry.get("title", "untitled")),
+        kind=entry["kind"],
+        name=source.stem if path else name,
+        file=path,
+        bytes=path.stat().st_size if path else sum(tensor.nbytes for tensor in tensors.values()),
+        dtypes=dict(dtypes),
+        fingerprint=fingerprint,
+        intact=intact,
+        parameters=parameters_by_part(tensors, config) if config else {"head": dtypes.total()},
+        bands=_bands(config),
+        config=config,
+        basis=_basis(tensors) if is_model else None,
+        head={} if is_model else {key: value for key, value in entry.items() if key not in _COMMON},
+        provenance=metadata.provenance
+        if metadata
+        else Provenance.model_validate(entry.get("provenance") or {}),
+        warnings=() if intact else (damage,),
+    )
+
+
+def parameters_by_part(tensors: Mapping[str, Tensor], config: GAIRConfig) -> dict[str, int]:
+    """Count the trainable values of each part; the photo encoder's projection belongs to it."""
+    counts = dict.fromkeys(config.parts, 0)
+    for name, tensor in tensors.items():
+        part = name.split(".")[0].removesuffix("_projection")
+        if part in counts and not name.endswith(".frequencies"):
+            counts[part] += tensor.numel()
+    return counts
+
+
+def _bands(config: GAIRConfig | None) -> tuple[Band, ...]:
+    scenes = None if config is None else config.remote_sensing
+    if scenes is None:
+        return ()
+    rows = zip(scenes.bands, scenes.mean, scenes.std, strict=True)
+    return tuple(Band(name=name, mean=mean, std=std) for name, mean, std in rows)
+
+
+def _basis(tensors: dict[str, Tensor]) -> Basis | None:
+    if "basis.variance" not in tensors:
+        return None
+    return Basis(
+        components=len(tensors["basis.components"]),
+        explained_variance=tuple(tensors["basis.variance"].tolist()),
+        int8_step=tuple(tensors["basis.scale"].tolist()),
+    )
+
+
+def _describe_config(config: GAIRConfig) -> list[Line]:
+    lines = [("dimensions", str(config.embed_dim)), ("localizer", config.localizer)]
+    if config.remote_sensing is not None:
+        lines += _describe_scenes(config.remote_sensing)
+    if config.nili is not None:
+        hidden = _numbers(config.nili.hidden)
+        lines.append(("NILI", f"hidden layers {hidden}" if hidden else "one Linear"))
+    if config.street_view is not None:
+        lines += _describe_photos(config.street_view)
+    if config.location is not None:
+        lines += _describe_places(config.location)
+    learnable = ", learnable" if config.learnable_temperature else ""
+    return [*lines, ("temperature", f"{config.temperature:g}{learnable}")]
+
+
+def _describe_scenes(config: RemoteSensingConfig) -> list[Line]:
+    size, norm, quantize = config.tile_size, _on(config.final_norm), _on(config.quantize)
+    pixels = f"{config.gsd:g} m per pixel, tiles of {size} x {size} pixels, patches of {config.patch_size}"
+    encoder = f"{config.depth} blocks, {config.width} wide, {config.num_heads} heads, final norm {norm}"
+    rows = zip(config.bands, config.mean, config.std, strict=True)
+    bands = ", ".join(f"{name} ({mean:g} ± {std:g})" for name, mean, std in rows)
+    return [("scenes", pixels), ("8-bit input", quantize), ("scene encoder", encoder), ("bands", bands)]
+
+
+def _describe_photos(config: StreetViewConfig) -> list[Line]:
+    size, smooth, projection = config.image_size, _on(config.antialias), _on(config.projection)
+    pixels = f"{size} x {size} pixels, patches of {config.patch_size}"
+    encoder = f"{config.depth} blocks, {config.width} wide, {config.num_heads} heads"
+    return [
+        ("photos", f"{pixels}, {config.resampling}, antialiasing {smooth}"),
+        ("photo mean, std", f"{_numbers(config.mean)}; {_numbers(config.std)}"),
+        ("photo encoder", f"{encoder}, pooling {config.pooling}, projection {projection}"),
+    ]
+
+
+def _describe_places(config: LocationConfig) -> list[Line]:
+    frequencies = f"{config.num_frequencies} frequencies at each sigma of {_numbers(config.sigmas)}"
+    return [("places", f"{frequencies}; {config.hidden_layers} layers of {config.hidden_width}")]
+
+
+def _describe_basis(basis: Basis) -> str:
+    total = sum(basis.explained_variance)
+    return f"{basis.components} components explain {total:.1%} of the variance"
+
+
+def _on(switch: bool) -> str:
+    return "on" if switch else "off"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+TASK = Task("info", InfoRequest, describe)
