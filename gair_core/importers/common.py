@@ -146,7 +146,7 @@ def state_dict(
         loaded = entries[inside]
         if inside in wanted:
             wanted = []
-    tensors = _named_tensors(loaded) if isinstance(loaded, Mapping) else {}
+    tensors = _named_tensors(loaded, path) if isinstance(loaded, Mapping) else {}
     if wanted or not tensors:
         found = enumerate_names(map(str, loaded)) if isinstance(loaded, Mapping) else type(loaded).__name__
         raise CheckpointError(
@@ -320,10 +320,17 @@ def _as_float32(tensor: Tensor) -> Tensor:
     return tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
 
 
-def _named_tensors(loaded: Mapping[object, object]) -> dict[str, Tensor]:
-    return {
-        _WRAPPED_NAME.sub("", str(name)): value for name, value in loaded.items() if isinstance(value, Tensor)
-    }
+def _named_tensors(loaded: Mapping[object, object], path: Path) -> dict[str, Tensor]:
+    named: dict[str, Tensor] = {}
+    for full_name, value in loaded.items():
+        name = _WRAPPED_NAME.sub("", str(full_name))
+        if name in named:
+            raise CheckpointError(
+                f"{path} holds a tensor twice, with and without a wrapper's prefix: {name}."
+            )
+        if isinstance(value, Tensor):
+            named[name] = value
+    return named
 
 
 def _describe(value: object) -> str:
@@ -362,16 +369,18 @@ def _is_zip(path: Path) -> bool:
 
 def _explain(path: Path, error: Exception) -> CheckpointError:
     text = str(error)
-    unsafe = re.search(r"(?:GLOBAL|Unsupported global:?\s*(?:GLOBAL)?)\s+`?([\w.]+)", text)
-    if type(error).__name__ == "UnpicklingError" and ("Unsupported" in text or unsafe):
-        what = f" It asks for {unsafe.group(1)}." if unsafe else ""
-        return CheckpointError(
-            f"{path} holds more than tensors: reading it would run code of its author, so it was refused."
-            f"{what}",
-            "Ask its author for a file with the state_dict alone, or for safetensors.",
-        )
+    if type(error).__name__ == "UnpicklingError":
+        asked = re.search(r"GLOBAL ([\w.]+)", text)
+        if asked or "safe_globals" in text or "unrecognized function" in text:
+            what = f" It asks for {asked.group(1)}." if asked else ""
+            return CheckpointError(
+                f"{path} holds more than tensors: reading it would run code of its author, so it was "
+                f"refused.{what}",
+                "Ask its author for a file with the state_dict alone, or for safetensors.",
+            )
     reason = f"{type(error).__name__}: {text}".split(". ")[0]
     return CheckpointError(
-        f"{path} is damaged, incomplete or no PyTorch checkpoint ({reason}).",
+        f"{path} was refused: it is damaged, incomplete, no PyTorch checkpoint, or a pickle of more than "
+        f"tensors ({reason}).",
         "Download it again and compare its size.",
     )

@@ -33,7 +33,7 @@ from gair_core.metadata import CheckpointMetadata, Provenance
 from gair_core.model import GAIR
 
 WIDTH = 32
-TOKEN = "7f3a"
+REQUEST = "7f3a"
 SCENES = RemoteSensingConfig(width=WIDTH, depth=1, num_heads=2, tile_size=32)
 PHOTOS = StreetViewConfig(width=16, depth=1, num_heads=2, image_size=32, projection=True, pooling="pooler")
 PLACES = LocationConfig(num_frequencies=8, hidden_width=16, hidden_layers=1)
@@ -204,8 +204,8 @@ def test_the_temporary_name_carries_the_token(saved, monkeypatch):
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", spy)
-    gair_core.save(make(), saved, token=TOKEN)
-    assert f"model.safetensors.{TOKEN}.part" in seen
+    gair_core.save(make(), saved, token=REQUEST)
+    assert f"model.safetensors.{REQUEST}.part" in seen
 
 
 @pytest.mark.parametrize(
