@@ -85,9 +85,10 @@ def main() -> None:
                 axis = Axis.plan(-(-WHOLE // engine.patch), engine.tile, engine.margin)
                 whole = len(axis.starts) ** 2
                 difference = float((results[tile] - largest).norm() / largest.norm())
+                hours = time / count * whole / 3600
                 print(
                     f"{tile:4d} {count:7d} {count * tile**2 / pixels:7.2f}x {time:9.2f} "
-                    f"{whole * tile**2 / WHOLE**2:19.2f}x {time / count * whole / 3600:6.2f} {difference:11.4f}"
+                    f"{whole * tile**2 / WHOLE**2:19.2f}x {hours:6.2f} {difference:11.4f}"
                 )
 
 

@@ -19,7 +19,6 @@ from gair_core.inference.lattice import PixelSampler, PixelStrip
 from gair_core.inference.models import load_model
 from gair_core.inference.request import Estimate, SceneRequest, output_window, provenance
 from gair_core.inference.styles import rgb_style
-from gair_core.inference.tiling import LatticeWindow
 from gair_core.inference.writers import RasterWriter, check_raster_destination, expected_bytes
 from gair_core.model.gair import GAIR, EmbeddingBasis
 from gair_core.model.nili import NILI
@@ -202,8 +201,7 @@ def fit_scene_basis(engine: Engine, scene: Scene, components: int, progress: Pro
     embeddings = []
     places = [(row, column) for row in rows for column in columns]
     for index, (row, column) in enumerate(places):
-        window = LatticeWindow(row, row + whole.rows.tile, column, column + whole.columns.tile)
-        plan = engine.plan(scene, window)
+        plan = whole.single_tile(row, column)
         for strip in engine.strips(scene, plan, _linear_localizer(engine.model).lattice):
             progress.raise_if_cancelled()
             valid = _patch_validity(strip.valid, strip.values.shape[1:], engine.patch)

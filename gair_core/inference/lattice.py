@@ -193,7 +193,8 @@ class PixelSampler:
                 yield self._render(values, valid, top, slice(done, done + count))
                 done += count
             # The patch row below the last finished pixel is its upper neighbour: keep it.
-            keep = min(int(self._rows.lower[done]) if done < len(self._rows.lower) else available, available)
+            following = int(self._rows.lower[done]) if done < len(self._rows.lower) else available
+            keep = max(top, min(following, available))
             values, valid = values[:, keep - top :], valid[(keep - top) * self._patch :]
             top = keep
 

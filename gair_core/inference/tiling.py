@@ -6,7 +6,7 @@ a part of a scene equals the same pixels of the whole. Everything here counts in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -125,6 +125,14 @@ class TilePlan:
     def count(self) -> int:
         """Number of tiles that the window needs."""
         return len(self.tile_rows) * len(self.tile_columns)
+
+    def single_tile(self, row: int, column: int) -> TilePlan:
+        """Return the plan of one tile alone, without its neighbours' share."""
+        return TilePlan(
+            replace(self.rows, starts=(row,)),
+            replace(self.columns, starts=(column,)),
+            LatticeWindow(row, row + self.rows.tile, column, column + self.columns.tile),
+        )
 
     def hull(self, tile_row: int) -> LatticeWindow:
         """Return the patches of all needed tiles of one tile row."""
