@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from gair_core.errors import BadInputError
 
@@ -94,7 +94,7 @@ def open_image(path: Path) -> Image.Image:
         ) from None
     except PermissionError:
         raise BadInputError(f"The photo {path} may not be read.", "Check its permissions.") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise BadInputError(
             f"{path} is not a photo that can be read; JPEG, PNG, TIFF and WebP can.",
             "Convert other kinds, such as HEIC, to JPEG.",
