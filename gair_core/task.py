@@ -6,9 +6,9 @@ The registry holds import paths, so that listing the tasks loads neither torch n
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -57,17 +57,34 @@ class Task:
     run: Callable[[Any, Progress], Result]
 
 
-# Each module holds a constant TASK.
-TASK_MODULES: dict[str, str] = {}
+class Registered(NamedTuple):
+    """Where a task lives and what `gair --help` says of it.
+
+    Attributes:
+        module: Import path of a module that holds a constant ``TASK``.
+        summary: One line, lower case, without a full stop.
+    """
+
+    module: str
+    summary: str
 
 
-def load_task(name: str) -> Task:
+# In the order in which `gair --help` lists them.
+TASK_MODULES: dict[str, Registered] = {
+    "embed": Registered("gair_core.inference.embed", "write the NILI embedding of every pixel of a scene"),
+    "import": Registered("gair_core.importers.task", "turn a foreign checkpoint into one of ours"),
+    "info": Registered("gair_core.info", "say what a checkpoint holds"),
+    "models": Registered("gair_core.catalogue", "list the registered models"),
+}
+
+
+def load_task(name: str, tasks: Mapping[str, Registered] = TASK_MODULES) -> Task:
     """Import and return the task ``name``.
 
     Raises:
         KeyError: There is no such task.
     """
-    return cast("Task", importlib.import_module(TASK_MODULES[name]).TASK)
+    return cast("Task", importlib.import_module(tasks[name].module).TASK)
 
 
 def describe_validation_error(error: ValidationError) -> str:

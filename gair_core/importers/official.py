@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gair_core.config import GAIRConfig, LocationConfig, NILIConfig, RemoteSensingConfig, StreetViewConfig
 from gair_core.errors import CheckpointError
-from gair_core.importers.common import ImportReport, TensorMapping, read_foreign, state_dict
+from gair_core.importers.common import ImportReport, TensorMapping, build_model, read_foreign, state_dict
 from gair_core.model.gair import GAIR
 
 # Ground sampling distance of the scenes that the authors publish: web-mercator zoom-14 tiles at 96 pixels.
@@ -49,16 +49,13 @@ def import_official(path: Path, final_norm: bool | None = None) -> tuple[GAIR, I
     mapping.add("log_temperature", "logit_scale", combine=lambda scale: -scale.reshape(()))
     _explain_the_rest(mapping)
 
-    with torch.device("meta"):
-        model = GAIR(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    model.load_state_dict(mapping.collect(expected, path), strict=True, assign=True)
+    model = build_model(config, mapping, path)
     applied = "on" if f"{_NORM_OUT}.weight" in mapping and final_norm is not False else "off"
     notes = [
         f"scenes are expected at {GSD:g} m, quantised to 8 bits",
         f"the final norm is {applied}" + ("" if has_norm else " (the file has none)"),
     ]
-    return model.eval(), mapping.report("official", path, notes)
+    return model, mapping.report("official", path, notes)
 
 
 def _configuration(mapping: TensorMapping, final_norm: bool) -> GAIRConfig:

@@ -162,7 +162,8 @@ def check_destination(
     """
     if output.suffix.lower() not in suffixes:
         raise BadInputError(
-            f"the output {output} ends in {output.suffix or 'nothing'!r}; it must end in {' or '.join(suffixes)}",
+            f"the output {output} ends in {output.suffix or 'nothing'!r}; "
+            f"it must end in {' or '.join(suffixes)}",
             f"Name it {output.with_suffix(suffixes[0]).name}.",
         )
     folder = output.parent

@@ -1,4 +1,4 @@
-"""Rasters: strips go into a temporary GeoTIFF, which becomes a Cloud Optimized GeoTIFF when it is complete."""
+"""Rasters: strips go into a temporary GeoTIFF, which becomes a Cloud Optimized GeoTIFF when complete."""
 
 from __future__ import annotations
 
