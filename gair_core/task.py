@@ -72,9 +72,13 @@ class Registered(NamedTuple):
 # In the order in which `gair --help` lists them.
 TASK_MODULES: dict[str, Registered] = {
     "embed": Registered("gair_core.inference.embed", "write the NILI embedding of every pixel of a scene"),
+    "location-map": Registered(
+        "gair_core.inference.location_map", "map how similar a photo is to places, by the location encoder"
+    ),
     "import": Registered("gair_core.importers.task", "turn a foreign checkpoint into one of ours"),
     "info": Registered("gair_core.info", "say what a checkpoint holds"),
     "models": Registered("gair_core.catalogue", "list the registered models"),
+    "check": Registered("gair_core.check", "show versions and devices, and test that everything works"),
 }
 
 
