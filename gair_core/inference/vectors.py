@@ -45,8 +45,8 @@ def write_vector(
     """Write a table with geometry in the format that the file name's ending asks for.
 
     GeoJSON and CSV hold WGS 84 longitude and latitude whatever the table's CRS is (RFC 7946; CSV points as
-    columns ``lon`` and ``lat``, other geometry as ``wkt``). Lists and dictionaries become JSON text everywhere
-    but in Parquet. Attribute names that the format cannot hold get a numbered ending.
+    columns ``lon`` and ``lat``, other geometry as ``wkt``). Lists and dictionaries become JSON text
+    everywhere but in Parquet. Attribute names that the format cannot hold get a numbered ending.
 
     Args:
         frame: Rows to write, with a CRS.
