@@ -1,0 +1,344 @@
+"""Cosines of query vectors with every embedding of a scene, without the embeddings.
+
+For H = one Linear, z(q) = sum_k w_k G_k + W_c d (`gair_core.model.nili`), where the w_k are the bilinear
+weights of the four lattice vectors around q and d is non-zero only in the outer half-patch rim. So for a
+query t of length 1
+
+    cos(t, z) = (sum_k w_k (t.G_k) + t.W_c d) / |z|
+    |z|^2 = w' M w + 2 d' sum_k w_k (W_c' G_k) + d' W_c' W_c d        M: products of the four vectors
+
+and everything in it is a channel of the lattice, at 1/64 of the pixels: six that all queries share and one
+more for each query. w' M w separates: the squared length after blending along y, and the product with the
+right neighbour after it, are all that the blend along x needs; and the two diagonals of a cell have the same
+weight, so that their sum is enough.
+
+Where the four vectors nearly cancel, w' M w is a small difference of large numbers. Products are therefore
+formed in float64, which resolves |z| down to where float32 embeddings have no direction any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gair_core.geo.grid import Grid, Window
+from gair_core.inference.lattice import LatticeStrip, PixelSampler, PixelStrip
+from gair_core.inference.tiling import LatticeWindow
+from gair_core.model.nili import locate
+
+# A vector shorter than sqrt(2e-13), some float32 roundings, of its neighbours has no direction.
+_FLOOR = 1e-13
+
+
+class Channel(IntEnum):
+    """The channels that all queries share; the queries' own follow them.
+
+    G is the lattice vector at a patch. Beyond the last row and column neighbours are clamped.
+    """
+
+    SELF = 0
+    """G.G"""
+    RIGHT = 1
+    """G.G(right)"""
+    BELOW = 2
+    """G.G(below)"""
+    DIAGONALS = 3
+    """G.G(below right) + G(right).G(below)"""
+    RIM_X = 4
+    """G.W_c, column x"""
+    RIM_Y = 5
+    """G.W_c, column y"""
+
+
+def lattice_products(
+    strips: Iterator[LatticeStrip], queries: Tensor, rim_weight: Tensor, patch: int
+) -> Iterator[LatticeStrip]:
+    """Turn strips of lattice vectors into strips of their inner products.
+
+    A row needs the one below it, so the last row of each strip comes with the next one.
+
+    Args:
+        strips: Consecutive strips of a lattice G, values (D, rows, columns).
+        queries: The vectors t, shape (K, D).
+        rim_weight: W_c, shape (D, 2).
+        patch: Pixels of a patch, for the validity of rows that are held back.
+
+    Yields:
+        The same rows with values (6 + K, rows, columns), float64: `Channel`, then t.G of each query.
+    """
+    linear = torch.cat([rim_weight.mT, queries]).detach().cpu().double()
+    held: Tensor | None = None
+    valid: npt.NDArray[np.bool_] | None = None
+    first = 0
+    for strip in strips:
+        if valid is None:
+            valid, first = strip.valid, strip.row
+        else:
+            valid = np.concatenate([valid, strip.valid])
+        finished = []
+        # Row by row: the whole strip in float64 would double its memory.
+        for row in strip.values.unbind(1):
+            current = row.double()
+            if held is not None:
+                finished.append(_products(held, current, linear))
+            held = current
+        if finished:
+            pixels = len(finished) * patch
+            yield LatticeStrip(first, torch.stack(finished, 1), valid[:pixels])
+            valid, first = valid[pixels:], first + len(finished)
+    if held is not None and valid is not None:
+        yield LatticeStrip(first, _products(held, held, linear)[:, None], valid)
+
+
+def _products(row: Tensor, below: Tensor, linear: Tensor) -> Tensor:
+    """Return the channels of one row of vectors (D, columns), given the row below it."""
+    right, below_right = (torch.cat([vectors[:, 1:], vectors[:, -1:]], dim=1) for vectors in (row, below))
+    quadratic = torch.stack(
+        [
+            (row * row).sum(0),
+            (row * right).sum(0),
+            (row * below).sum(0),
+            (row * below_right).sum(0) + (right * below).sum(0),
+        ]
+    )
+    return torch.cat([quadratic, linear @ row])
+
+
+def crop_columns(strip: LatticeStrip, first: int, window: LatticeWindow, patch: int) -> LatticeStrip:
+    """Return the columns of a window of the lattice out of strips that begin at column ``first``."""
+    left, right = window.col - first, window.col_stop - first
+    return LatticeStrip(
+        strip.row, strip.values[..., left:right], strip.valid[:, left * patch : right * patch]
+    )
+
+
+class CosineSampler(PixelSampler):
+    """Cosines of queries with the embedding at each pixel, from strips of `lattice_products`.
+
+    Args:
+        output: The whole scene's output grid; same origin and directions as ``model``.
+        model: The scene's grid at the model's ground sampling distance.
+        patch: Pixels of a patch.
+        window: Pixels of the output that are wanted.
+        queries: The vectors t, shape (K, D), of length 1; the mean of several gives the mean of their
+            cosines.
+        rim_weight: W_c, shape (D, 2).
+    """
+
+    def __init__(
+        self, output: Grid, model: Grid, patch: int, window: Window, *, queries: Tensor, rim_weight: Tensor
+    ) -> None:
+        wide = rim_weight.detach().cpu().double()
+        super().__init__(output, model, patch, window, queries.detach().cpu().double() @ wide)
+        self._constants = wide.mT @ wide
+
+    def _render(self, values: Tensor, valid: npt.NDArray[np.bool_], top: int, rows: slice) -> PixelStrip:
+        r, c, left = self._rows, self._columns, self.lattice_window.col
+        every_row, every_column = np.arange(rows.stop - rows.start), np.arange(len(c.lower))
+        dots = self._at(values[len(Channel) :], top, rows, every_row, every_column)
+        self._add_rim(dots, rows)
+        cosines = dots.div_(self._squared_length(values, top, rows).sqrt_()).clamp_(-1, 1).float()
+        under = valid[np.ix_(r.pixel[rows] - top * self._patch, c.pixel - left * self._patch)]
+        return PixelStrip(rows.start, cosines, under)
+
+    def _squared_length(self, values: Tensor, top: int, rows: slice) -> Tensor:
+        """Return |z|^2 at the pixels of some rows, shape (rows, columns), bounded away from 0."""
+        r, c, left = self._rows, self._columns, self.lattice_window.col
+        lower, upper = (torch.from_numpy(index[rows] - top) for index in (r.lower, r.upper))
+        fy = torch.from_numpy(r.fraction[rows]).double()[:, None]
+        # Along y: squared lengths of the blended vectors, and products with their right neighbours.
+        length = (
+            (1 - fy) ** 2 * values[Channel.SELF, lower]
+            + fy**2 * values[Channel.SELF, upper]
+            + 2 * fy * (1 - fy) * values[Channel.BELOW, lower]
+        )
+        product = (
+            (1 - fy) ** 2 * values[Channel.RIGHT, lower]
+            + fy**2 * values[Channel.RIGHT, upper]
+            + fy * (1 - fy) * values[Channel.DIAGONALS, lower]
+        )
+        # Along x.
+        before, behind = (torch.from_numpy(index - left) for index in (c.lower, c.upper))
+        fx = torch.from_numpy(c.fraction).double()
+        first, second = length[:, before], length[:, behind]
+        floor = (first + second).mul_(_FLOOR).clamp_(min=torch.finfo(torch.float64).tiny)
+        squared = first.mul_((1 - fx) ** 2).add_(second.mul_(fx**2))
+        squared.addcmul_(product[:, before], 2 * fx * (1 - fx))
+        self._add_rim_length(squared, values, top, rows)
+        return torch.maximum(squared, floor)
+
+    def _add_rim_length(self, squared: Tensor, values: Tensor, top: int, rows: slice) -> None:
+        """Add 2 d'(W_c' G)(q) + d' W_c' W_c d where the offset d is not 0."""
+        dx, dy = self._columns.rim.astype(np.float64), self._rows.rim[rows].astype(np.float64)
+        (x,), (y,) = np.nonzero(dx), np.nonzero(dy)
+        every_row, every_column = np.arange(len(dy)), np.arange(len(dx))
+        along_x, along_y = torch.from_numpy(dx[x]), torch.from_numpy(dy[y])[:, None]
+        if len(x):
+            local = self._at(values[Channel.RIM_X], top, rows, every_row, x)
+            squared[:, x] += 2 * along_x * local + along_x**2 * self._constants[0, 0]
+        if len(y):
+            local = self._at(values[Channel.RIM_Y], top, rows, y, every_column)
+            squared[y] += 2 * along_y * local + along_y**2 * self._constants[1, 1]
+        if len(x) and len(y):
+            squared[np.ix_(y, x)] += 2 * along_x * along_y * self._constants[0, 1]
+
+    def _at(
+        self,
+        channels: Tensor,
+        top: int,
+        rows: slice,
+        y: npt.NDArray[np.int64],
+        x: npt.NDArray[np.int64],
+    ) -> Tensor:
+        """Interpolate channels (..., rows, columns) at rows ``y`` of ``rows`` and columns ``x``."""
+        r, c, left = self._rows, self._columns, self.lattice_window.col
+        fy = torch.from_numpy(r.fraction[rows][y]).double()[:, None]
+        fx = torch.from_numpy(c.fraction[x]).double()
+        lower, upper = (torch.from_numpy(index[rows][y] - top) for index in (r.lower, r.upper))
+        blended = torch.lerp(channels[..., lower, :], channels[..., upper, :], fy)
+        before, behind = (torch.from_numpy(index[x] - left) for index in (c.lower, c.upper))
+        return torch.lerp(blended[..., before], blended[..., behind], fx)
+
+
+@dataclass(frozen=True)
+class QueryScores:
+    """How queries with a place of their own fare in a scene, N entries each.
+
+    Attributes:
+        own: Cosine with the embedding at the query's own place.
+        percentile: Share of the scene's patches whose cosine is lower than `own`, 0 to 100.
+        best: Cosine with the best patch.
+        best_row: Row of the best patch in the scene's lattice.
+        best_column: Its column.
+    """
+
+    own: npt.NDArray[np.float64]
+    percentile: npt.NDArray[np.float64]
+    best: npt.NDArray[np.float64]
+    best_row: npt.NDArray[np.int64]
+    best_column: npt.NDArray[np.int64]
+
+
+class SceneScores:
+    """Compares queries with all patch centres of a scene, strip by strip.
+
+    The distribution of each query's cosines is kept as a histogram of 32,768 bins over [-1, 1], 128 KB a
+    query whatever the size of the scene: percentiles are exact up to the patches whose cosine is within
+    0.00006 of the query's own, among which they are interpolated.
+
+    Args:
+        queries: Vectors of length 1, shape (N, D).
+        uv: The queries' places in the lattice's rectangle, shape (N, 2), in [0, 1], v down.
+        shape: Rows and columns of the scene's lattice.
+        rim_weight: W_c, shape (D, 2).
+        patch: Pixels of a patch.
+    """
+
+    BINS = 32768
+    # Cosines per step: bounds memory at 16 MB.
+    _STEP = 4 * 2**20
+
+    def __init__(
+        self,
+        queries: Tensor,
+        uv: npt.NDArray[np.float64],
+        shape: tuple[int, int],
+        rim_weight: Tensor,
+        patch: int,
+    ) -> None:
+        rows, columns = shape
+        self._queries = queries.detach().float().cpu()
+        self._rim_weight = rim_weight.detach().float().cpu()
+        self._shape = shape
+        self._patch = patch
+        cell = locate(torch.from_numpy(uv), rows, columns)
+        self._rim = cell.rim
+        self._weights = _corner_weights(cell.fraction)
+        x, y = cell.corner.unbind(-1)
+        right, below = (x + 1).clamp(max=columns - 1), (y + 1).clamp(max=rows - 1)
+        self._corner_rows = torch.stack([y, y, below, below], -1)
+        self._corner_columns = torch.stack([x, right, x, right], -1)
+        self._corners = torch.zeros(*self._corner_rows.shape, self._queries.shape[1])
+        count = len(self._queries)
+        self._histogram = np.zeros((count, self.BINS), np.int32)
+        self._best = torch.full((count,), -torch.inf)
+        self._best_index = torch.zeros(count, dtype=torch.int64)
+        self.patches = 0
+
+    def add(self, strip: LatticeStrip) -> None:
+        """Take in rows of the scene's whole lattice, values (D, rows, columns)."""
+        self._keep_corners(strip)
+        shape = strip.values.shape[1:]
+        (inside,) = np.nonzero(patch_validity(strip.valid, (shape[0], shape[1]), self._patch).ravel())
+        self.patches += len(inside)
+        vectors = strip.values.flatten(1)
+        indices = torch.from_numpy(inside)
+        for part in indices.split(max(1, self._STEP // len(self._queries))):
+            chosen = vectors[:, part]
+            length = torch.linalg.vector_norm(chosen, dim=0).clamp_(min=1e-12)
+            self._compare((self._queries @ chosen).div_(length), part + strip.row * self._shape[1])
+
+    def result(self) -> QueryScores:
+        """Return the scores after the last strip."""
+        local = torch.einsum("nk,nkd->nd", self._weights, self._corners.double())
+        local += self._rim @ self._rim_weight.double().mT
+        own = torch.nn.functional.cosine_similarity(self._queries.double(), local, dim=-1).numpy()
+        rows, columns = np.divmod(self._best_index.numpy(), self._shape[1])
+        best = self._best.double().numpy()
+        return QueryScores(own, self._percentile(own), best, rows, columns)
+
+    def _keep_corners(self, strip: LatticeStrip) -> None:
+        """Copy the lattice vectors around the queries' places."""
+        row = self._corner_rows - strip.row
+        here = (row >= 0) & (row < strip.values.shape[1])
+        self._corners[here] = strip.values[:, row[here], self._corner_columns[here]].mT
+
+    def _compare(self, cosines: Tensor, indices: Tensor) -> None:
+        """Take in cosines (N, n) with the patches of these indices."""
+        highest, place = cosines.max(dim=1)
+        better = highest > self._best
+        self._best = torch.where(better, highest, self._best)
+        self._best_index = torch.where(better, indices[place], self._best_index)
+        bins = cosines.add_(1).mul_(self.BINS / 2).clamp_(0, self.BINS - 1).int().numpy()
+        for histogram, row in zip(self._histogram, bins, strict=True):
+            # One query at a time: its bins stay in the processor's cache.
+            low, high = row.min(), row.max() + 1
+            histogram[low:high] += np.bincount(row - low, minlength=high - low).astype(np.int32)
+
+    def _percentile(self, own: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        position = np.clip((own + 1) * (self.BINS / 2), 0, self.BINS)
+        index = np.minimum(position.astype(np.int64), self.BINS - 1)
+        below = np.array([histogram[:i].sum() for histogram, i in zip(self._histogram, index, strict=True)])
+        level = self._histogram[np.arange(len(index)), index]
+        return np.asarray(100 * (below + (position - index) * level) / max(self.patches, 1))
+
+
+def _corner_weights(fraction: Tensor) -> Tensor:
+    """Return the bilinear weights (N, 4) of upper left, upper right, lower left and lower right."""
+    fx, fy = fraction.unbind(-1)
+    return torch.stack([(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx], -1)
+
+
+def patch_validity(valid: npt.NDArray[np.bool_], shape: tuple[int, int], patch: int) -> npt.NDArray[np.bool_]:
+    """Return which patches have data in at least half of their pixels.
+
+    Args:
+        valid: Validity of the pixels under some patches; fewer where the scene ends within a patch.
+        shape: Rows and columns of patches.
+        patch: Pixels of a patch.
+
+    Returns:
+        Shape ``shape``.
+    """
+    beyond = ((0, shape[0] * patch - valid.shape[0]), (0, shape[1] * patch - valid.shape[1]))
+    there = np.pad(np.ones_like(valid), beyond)
+    blocks = (shape[0], patch, shape[1], patch)
+    good = np.pad(valid, beyond).reshape(blocks).sum(axis=(1, 3))
+    enough: npt.NDArray[np.bool_] = 2 * good >= np.maximum(there.reshape(blocks).sum(axis=(1, 3)), 1)
+    return enough
