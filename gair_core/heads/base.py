@@ -1,0 +1,238 @@
+"""What every head has: classes, a description, and two steps that the engine can stream.
+
+A head works in two steps, so that it runs on scenes of any size in the memory of one strip:
+
+1. `Head.lattice` maps the features of a tile to channels at patch resolution. The engine blends these between
+   overlapping tiles and interpolates them bilinearly at the pixels of the output. What commutes with both,
+   such as a linear classifier, does all its work here, once a patch.
+2. `Head.logits` maps the interpolated channels to one logit a class at every pixel. What does not commute,
+   such as hidden layers, belongs here.
+
+A head may look at several scenes of one place, such as two dates: the first step then runs once a scene.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from gair_core.errors import BadInputError
+from gair_core.metadata import Provenance
+from gair_core.model.gair import GAIR
+from gair_core.model.nili import NILI, FeatureLocalizer
+
+NODATA = 0
+"""Value of pixels without data in every class raster; classes begin at 1."""
+
+LARGEST_VALUE = 65535
+Channel = Annotated[int, Field(ge=0, le=255)]
+
+
+class _Description(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class HeadClass(_Description):
+    """One class.
+
+    Attributes:
+        value: Its value in a raster, 1 to 65535; 0 is nodata.
+        name: Its name for people.
+        colour: Red, green and blue, 0 to 255.
+    """
+
+    value: int = Field(ge=1, le=LARGEST_VALUE)
+    name: str = Field(min_length=1)
+    colour: tuple[Channel, Channel, Channel]
+
+
+class AccuracyReport(_Description):
+    """How well a head did on data that it was not trained on.
+
+    Attributes:
+        data: The data and how they were held out, for people.
+        metrics: Overall results by name, such as ``mean_iou``.
+        class_metrics: Results by class name, then by metric.
+        confusion: Counts, rows reference and columns prediction, in the order of the head's classes; may be
+            empty.
+    """
+
+    data: str = ""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    class_metrics: dict[str, dict[str, float]] = Field(default_factory=dict)
+    confusion: tuple[tuple[int, ...], ...] = ()
+
+
+class BackboneReference(_Description):
+    """The encoder that a head was trained on.
+
+    Attributes:
+        name: Its registered name or file stem.
+        sha256: Its checkpoint's fingerprint, hexadecimal.
+    """
+
+    name: str
+    sha256: str
+
+
+class HeadMetadata(_Description):
+    """What a head says about itself.
+
+    Attributes:
+        title: One line for people, for example "land cover of Laos".
+        classes: Its classes, in the order of its logits.
+        ignore_value: Label value that training left out; None when every label counted.
+        accuracy: How well it did, None when nobody measured.
+        provenance: Where it comes from.
+        backbone: Its encoder; None until it is saved.
+        name: Registered name or file stem under which it was loaded; it is not stored.
+        fingerprint: SHA-256 of its tensors, hexadecimal; computed when saved.
+    """
+
+    title: str = "untitled"
+    classes: tuple[HeadClass, ...] = Field(min_length=2)
+    ignore_value: int | None = None
+    accuracy: AccuracyReport | None = None
+    provenance: Provenance = Provenance()
+    backbone: BackboneReference | None = None
+    name: str = ""
+    fingerprint: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for what in ("value", "name"):
+            found = [getattr(one, what) for one in self.classes]
+            twice = sorted({one for one in found if found.count(one) > 1})
+            if twice:
+                raise ValueError(f"two classes have the same {what} {twice[0]!r}")
+        if self.ignore_value in {one.value for one in self.classes}:
+            raise ValueError(f"the ignored label value {self.ignore_value} is also a class")
+        return self
+
+
+class HeadConfig(_Description):
+    """What the tensors of a head look like; kinds with more to say derive from it.
+
+    Attributes:
+        embed_dim: Dimension D of the embeddings that the head reads.
+    """
+
+    embed_dim: int = Field(gt=0)
+
+
+class Head(nn.Module, ABC):
+    """A head, see the module's description.
+
+    Args:
+        config: Sizes of its tensors.
+        metadata: Its classes and the rest of its description.
+
+    Attributes:
+        kind: Name of this kind of head inside a checkpoint.
+        scenes: Scenes of one place that it looks at, in their order: 1, or 2 for a change between two dates.
+        config_class: Type of its configuration.
+    """
+
+    kind: ClassVar[str]
+    scenes: ClassVar[int] = 1
+    config_class: ClassVar[type[HeadConfig]] = HeadConfig
+
+    def __init__(self, config: HeadConfig, metadata: HeadMetadata) -> None:
+        super().__init__()
+        self.config = config
+        self.metadata = metadata
+
+    @property
+    def classes(self) -> tuple[HeadClass, ...]:
+        """The classes, in the order of the logits."""
+        return self.metadata.classes
+
+    @abstractmethod
+    def lattice(self, model: GAIR, features: Tensor, scene: int = 0) -> Tensor:
+        """Return the channels that are blended and interpolated.
+
+        Args:
+            model: The encoder, on the features' device.
+            features: Output of its `encode_remote_sensing`, shape (B, width, P_y, P_x).
+            scene: Which of the head's scenes it is, from 0.
+
+        Returns:
+            Shape (B, C, P_y, P_x).
+        """
+
+    @abstractmethod
+    def rim_weight(self, model: GAIR, scene: int = 0) -> Tensor | None:
+        """Return NILI's coordinate weight W_c of the channels, shape (C, 2), or None without such a term."""
+
+    @abstractmethod
+    def logits(self, sampled: Sequence[Tensor]) -> Tensor:
+        """Return the logits of pixels.
+
+        Args:
+            sampled: The channels at the pixels, one (C, height, width) a scene.
+
+        Returns:
+            Shape (classes, height, width).
+        """
+
+    def check_fits(self, model: GAIR) -> None:
+        """Check that a model's embeddings can go into this head.
+
+        Raises:
+            BadInputError: They have another dimension, or do not factorise.
+        """
+        found, wanted = model.config.embed_dim, self.config.embed_dim
+        if found != wanted:
+            raise BadInputError(
+                f"The head reads embeddings of {wanted} dimensions, the model's have {found}.",
+                "Use the model that the head was trained on.",
+            )
+        embedding_localizer(model)
+
+
+def embedding_localizer(model: GAIR) -> NILI | FeatureLocalizer:
+    """Return a model's localizer if its embeddings are a bilinear interpolation of a lattice.
+
+    True for a NILI that is one Linear, and for ``bilinear``, which in a scene is continued to the scene's
+    edge (clamped) instead of fading to 0.
+
+    Raises:
+        BadInputError: It is another localizer.
+    """
+    localizer = model.localizer
+    if localizer.is_linear or model.config.localizer == "bilinear":
+        return localizer
+    hidden = " with hidden layers" if isinstance(localizer, NILI) else ""
+    raise BadInputError(
+        f"This model's embeddings do not factorise: its localizer is {model.config.localizer}{hidden}.",
+        "Use a model whose NILI is one Linear.",
+    )
+
+
+def embedding_lattice(model: GAIR, features: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Return the lattice G whose bilinear interpolation is the embedding, or its projection.
+
+    Args:
+        model: The encoder.
+        features: Shape (B, width, P_y, P_x).
+        rows: Matrix (K, D) that is applied to the embeddings, or None.
+
+    Returns:
+        Shape (B, D or K, P_y, P_x).
+    """
+    return embedding_localizer(model).lattice(features, rows)
+
+
+def embedding_rim(model: GAIR, rows: Tensor | None = None) -> Tensor | None:
+    """Return W_c of the embeddings or of their projection by ``rows`` (K, D): (D or K, 2), or None."""
+    localizer = embedding_localizer(model)
+    if not isinstance(localizer, NILI):
+        return None
+    with torch.no_grad():
+        return localizer.rim_weight(rows)
