@@ -211,8 +211,8 @@ class QueryScores:
     """How queries with a place of their own fare in a scene, N entries each.
 
     Attributes:
-        own: Cosine with the embedding at the query's own place.
-        percentile: Share of the scene's patches whose cosine is lower than `own`, 0 to 100.
+        own: Cosine with the embedding at the query's own place; NaN where the scene has no data there.
+        percentile: Share of the scene's patches whose cosine is lower than `own`, 0 to 100, or NaN.
         best: Cosine with the best patch.
         best_row: Row of the best patch in the scene's lattice.
         best_column: Its column.
@@ -264,6 +264,11 @@ class SceneScores:
         right, below = (x + 1).clamp(max=columns - 1), (y + 1).clamp(max=rows - 1)
         self._corner_rows = torch.stack([y, y, below, below], -1)
         self._corner_columns = torch.stack([x, right, x, right], -1)
+        # The far edges of the scene belong to its last pixels.
+        self._pixel = np.minimum(
+            uv * np.array([columns, rows]) * patch, np.array([columns, rows]) * patch - 1
+        )
+        self._has_data = np.zeros(len(uv), np.bool_)
         self._corners = torch.zeros(*self._corner_rows.shape, self._queries.shape[1])
         count = len(self._queries)
         self._histogram = np.zeros((count, self.BINS), np.int32)
@@ -274,6 +279,7 @@ class SceneScores:
     def add(self, strip: LatticeStrip) -> None:
         """Take in rows of the scene's whole lattice, values (D, rows, columns)."""
         self._keep_corners(strip)
+        self._look_up_validity(strip)
         shape = strip.values.shape[1:]
         (inside,) = np.nonzero(patch_validity(strip.valid, (shape[0], shape[1]), self._patch).ravel())
         self.patches += len(inside)
@@ -289,6 +295,7 @@ class SceneScores:
         local = torch.einsum("nk,nkd->nd", self._weights, self._corners.double())
         local += self._rim @ self._rim_weight.double().mT
         own = torch.nn.functional.cosine_similarity(self._queries.double(), local, dim=-1).numpy()
+        own = np.where(self._has_data, own, np.nan)
         rows, columns = np.divmod(self._best_index.numpy(), self._shape[1])
         best = self._best.double().numpy()
         return QueryScores(own, self._percentile(own), best, rows, columns)
@@ -298,6 +305,12 @@ class SceneScores:
         row = self._corner_rows - strip.row
         here = (row >= 0) & (row < strip.values.shape[1])
         self._corners[here] = strip.values[:, row[here], self._corner_columns[here]].mT
+
+    def _look_up_validity(self, strip: LatticeStrip) -> None:
+        column, row = self._pixel.astype(np.int64).T
+        local = row - strip.row * self._patch
+        here = (local >= 0) & (local < strip.valid.shape[0]) & (column < strip.valid.shape[1])
+        self._has_data[here] = strip.valid[local[here], column[here]]
 
     def _compare(self, cosines: Tensor, indices: Tensor) -> None:
         """Take in cosines (N, n) with the patches of these indices."""
@@ -312,11 +325,12 @@ class SceneScores:
             histogram[low:high] += np.bincount(row - low, minlength=high - low).astype(np.int32)
 
     def _percentile(self, own: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        position = np.clip((own + 1) * (self.BINS / 2), 0, self.BINS)
+        position = np.clip((np.nan_to_num(own) + 1) * (self.BINS / 2), 0, self.BINS)
         index = np.minimum(position.astype(np.int64), self.BINS - 1)
         below = np.array([histogram[:i].sum() for histogram, i in zip(self._histogram, index, strict=True)])
         level = self._histogram[np.arange(len(index)), index]
-        return np.asarray(100 * (below + (position - index) * level) / max(self.patches, 1))
+        share = (below + (position - index) * level) / max(self.patches, 1)
+        return np.where(np.isfinite(own), 100 * share, np.nan)
 
 
 def _corner_weights(fraction: Tensor) -> Tensor:
