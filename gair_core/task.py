@@ -72,6 +72,8 @@ class Registered(NamedTuple):
 # In the order in which `gair --help` lists them.
 TASK_MODULES: dict[str, Registered] = {
     "embed": Registered("gair_core.inference.embed", "write the NILI embedding of every pixel of a scene"),
+    "segment": Registered("gair_core.inference.segment", "classify every pixel of a scene with a head"),
+    "change": Registered("gair_core.inference.change", "compare two dates of one place, pixel by pixel"),
     "location-map": Registered(
         "gair_core.inference.location_map", "map how similar a photo is to places, by the location encoder"
     ),

@@ -1,0 +1,368 @@
+"""Change between two dates: the cosine distance of their embeddings, or the classes of a change head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+from torch import Tensor
+
+from gair_core.errors import BadInputError
+from gair_core.geo.grid import Grid, Window
+from gair_core.head_checkpoint import is_head, load_head
+from gair_core.heads.base import Head, embedding_lattice, embedding_rim
+from gair_core.inference.alignment import AlignedScene
+from gair_core.inference.classes import class_dtype, class_values, class_writer
+from gair_core.inference.lattice import PixelSampler, PixelStrip
+from gair_core.inference.models import load_model
+from gair_core.inference.request import (
+    EngineOptions,
+    Estimate,
+    Extent,
+    OutputRequest,
+    OutputWindow,
+    Resolution,
+    SceneOptions,
+    output_window,
+    provenance,
+)
+from gair_core.inference.segment import describe_head
+from gair_core.inference.styles import ramp_style
+from gair_core.inference.writers import RasterWriter, check_raster_destination, expected_bytes
+from gair_core.model.gair import GAIR
+from gair_core.progress import Level, Progress
+from gair_core.sentinel2.scene import Scene
+from gair_core.task import Result, Task
+
+# Distances lie in [0, 2]; beyond 1 two embeddings point away from each other, which change rarely does.
+_STYLE_LIMIT = 1.0
+
+
+class ChangeRequest(EngineOptions, SceneOptions, OutputRequest):
+    """Compare two dates of one place, pixel by pixel, on the first date's grid.
+
+    With a model, the result is the cosine distance of the embeddings, 0 (the same) to 2; with a change head,
+    its classes. The options of the scene hold for both dates, but for those that have an own one for the
+    second. Only the overlap of the two is written.
+    """
+
+    before: CliPositionalArg[str] = Field(description="the first date: file, folder, SAFE, zip or STAC item")
+    after: CliPositionalArg[str] = Field(description="the second date; its grid and CRS may be others")
+    output: CliPositionalArg[str] = Field(description="the GeoTIFF to write")
+    backbone: str | None = Field(
+        None, description="a head's encoder, where it is neither inside, beside it nor registered"
+    )
+    after_bands: dict[str, int | str] | None = Field(
+        None, description="where the second date's bands are; default: as for the first"
+    )
+    after_offset: float | Literal["auto"] | None = Field(
+        None, description="DN to add to the second date; default: as for the first"
+    )
+    after_mask: str | None = Field(None, description="raster whose nonzero pixels the second date leaves out")
+    after_scl: str | None = Field(None, description="scene classification (SCL) of the second date")
+    extent: Extent | None = Field(None, description="left,bottom,right,top; default: the overlap")
+    extent_crs: str | None = Field(
+        None, description="CRS of the extent, such as EPSG:4326; default: the first date's"
+    )
+    resolution: Resolution | None = Field(
+        None,
+        description="pixel size in metres, or lattice (one per patch); default: the first date's",
+    )
+    dry_run: bool = Field(False, description="only say how many tiles, seconds and bytes it would take")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Every file that is read."""
+        masks = (self.mask, self.scl, self.after_mask, self.after_scl)
+        return (self.before, self.after, *(name for name in masks if name is not None))
+
+    def after_options(self) -> SceneOptions:
+        """Return how to read the second date."""
+        return SceneOptions(
+            bands=self.bands if self.after_bands is None else self.after_bands,
+            offset=self.offset if self.after_offset is None else self.after_offset,
+            nodata=self.nodata,
+            mask=self.after_mask,
+            scl=self.after_scl,
+            scl_classes=self.scl_classes,
+            missing=self.missing,
+        )
+
+
+class ChangeResult(Result):
+    """What `change` wrote.
+
+    Attributes:
+        output: The raster.
+        kind: ``distance`` or ``classes``.
+        valid_fraction: Part of its pixels that both dates have data for.
+        mean_distance: Mean cosine distance of those; None for classes or without any.
+    """
+
+    output: str
+    kind: Literal["distance", "classes"]
+    valid_fraction: float
+    mean_distance: float | None
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """What is made of two dates.
+
+    Attributes:
+        lattice: Features and date (0 or 1) to the channels that are blended and interpolated.
+        rim: Their coordinate weight by date.
+        pixels: Two dates' channels and where both are valid to the output's pixels, (height, width).
+        dtype: Pixel type.
+    """
+
+    lattice: Callable[[Tensor, int], Tensor]
+    rim: Callable[[int], Tensor | None]
+    pixels: Callable[[Tensor, Tensor, npt.NDArray[np.bool_]], npt.NDArray[Any]]
+    dtype: str
+
+
+def change(request: ChangeRequest, progress: Progress | None = None) -> ChangeResult | Estimate:
+    """Write the change between two dates.
+
+    Args:
+        request: What to do.
+        progress: Told how far it is; may cancel.
+
+    Returns:
+        What was written, or the estimate of a dry run.
+
+    Raises:
+        BadInputError: A scene, the model or an option cannot be used, or the scenes do not overlap.
+        CancelledError: The user cancelled; nothing is left.
+    """
+    progress = progress or Progress()
+    head, model = _load(request)
+    engine = request.engine(model)
+    comparison = _distance(model) if head is None else _classification(head.to(engine.device), model)
+    with ExitStack() as stack:
+        before = stack.enter_context(request.open(request.before, engine.config.gsd, progress))
+        after = stack.enter_context(request.after_options().open(request.after, engine.config.gsd, progress))
+        place = _overlap(request, before, after, engine.patch)
+        check_raster_destination(
+            Path(request.output), place.grid, 1, comparison.dtype, token=request.token, inputs=request.inputs
+        )
+        sampler = PixelSampler(place.whole, before.grid, engine.patch, place.window)
+        plan = engine.plan(before, sampler.lattice_window)
+        if request.dry_run:
+            seconds = engine.seconds_per_tile(lambda features: comparison.lattice(features, 0))
+            return Estimate(
+                tiles=2 * plan.count,
+                seconds=2 * seconds * plan.count,
+                bytes=expected_bytes(place.grid, 1, comparison.dtype),
+            )
+        # The engine asks of a scene no more than its grid and its pixels.
+        aligned = cast("Scene", AlignedScene(after, before.grid))
+        joint = _JointProgress(progress)
+
+        def strips(date: int, scene: Scene) -> Iterator[PixelStrip]:
+            rim = comparison.rim(date)
+            own = PixelSampler(place.whole, before.grid, engine.patch, place.window, rim)
+            return own.sample(
+                engine.strips(
+                    scene,
+                    plan,
+                    lambda features: comparison.lattice(features, date),
+                    joint.part(date),
+                    (0.0, 0.97),
+                )
+            )
+
+        tags = provenance(
+            "change",
+            request,
+            model,
+            before,
+            after=after.provenance,
+            **({} if head is None else describe_head(head)),
+        )
+        tally = _Tally()
+        with _writer(request, head, place.grid, tags, progress) as writer:
+            for one, other in zip(strips(0, before), strips(1, aligned), strict=True):
+                valid = one.valid & other.valid
+                pixels = comparison.pixels(one.values, other.values, valid)
+                tally.add(pixels, valid)
+                writer.write(pixels[None], one.row)
+    return _result(request, head, tally, progress)
+
+
+def _load(request: ChangeRequest) -> tuple[Head | None, GAIR]:
+    """Return the change head, if the request names one, and the encoder.
+
+    Raises:
+        BadInputError: It is a head for one date.
+    """
+    if not is_head(request.model):
+        return None, load_model(request.model)
+    head, model = load_head(request.model, backbone=request.backbone, load_model=load_model)
+    if head.scenes != 2:
+        raise BadInputError(
+            f"The head {request.model} is of the kind {head.kind} and looks at one date, change has two.",
+            "Use gair segment, a change head, or a model without a head.",
+        )
+    return head, model
+
+
+def _distance(model: GAIR) -> _Comparison:
+    def pixels(one: Tensor, other: Tensor, valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+        found = cosine_distance(one, other).numpy()
+        found[~valid] = np.nan
+        return found
+
+    return _Comparison(
+        lattice=lambda features, _: embedding_lattice(model, features),
+        rim=lambda _: embedding_rim(model),
+        pixels=pixels,
+        dtype="float32",
+    )
+
+
+def cosine_distance(one: Tensor, other: Tensor) -> Tensor:
+    """Return 1 - cos of two embeddings a pixel, (D, height, width) each -> (height, width), in [0, 2]."""
+    product = (one * other).sum(dim=0)
+    norms = torch.linalg.vector_norm(one, dim=0) * torch.linalg.vector_norm(other, dim=0)
+    cosine: Tensor = product / norms.clamp(min=torch.finfo(norms.dtype).tiny)
+    return (1 - cosine).clamp(0, 2)
+
+
+def _classification(head: Head, model: GAIR) -> _Comparison:
+    return _Comparison(
+        lattice=lambda features, date: head.lattice(model, features, date),
+        rim=lambda date: head.rim_weight(model, date),
+        pixels=lambda one, other, valid: class_values(head.logits([one, other]), valid, head.classes),
+        dtype=class_dtype(head.classes),
+    )
+
+
+def _overlap(request: ChangeRequest, before: Scene, after: Scene, patch: int) -> OutputWindow:
+    """Return the output's pixels: those of the first date that the second may have.
+
+    Raises:
+        BadInputError: The scenes do not overlap, or not within the extent.
+    """
+    place = output_window(before, patch, request.resolution, request.extent, request.extent_crs)
+    try:
+        common = place.whole.window(after.native.bounds, after.native.crs)
+    except BadInputError:
+        raise BadInputError(
+            f"{before.source} ({_where(before.native)}) and {after.source} ({_where(after.native)}) do not "
+            "overlap.",
+            "Give two dates of one place, and check their CRS.",
+        ) from None
+    window = _intersection(place.window, common)
+    if window is None:
+        raise BadInputError(
+            f"{after.source} does not reach into the extent.", "Choose an extent inside both scenes."
+        )
+    return OutputWindow(place.whole, window)
+
+
+def _where(grid: Grid) -> str:
+    west, south = grid.footprint.lonlat([[0, 1]])[0]
+    east, north = grid.footprint.lonlat([[1, 0]])[0]
+    return f"longitude {west:.4f} to {east:.4f}, latitude {south:.4f} to {north:.4f}"
+
+
+def _intersection(one: Window, other: Window) -> Window | None:
+    row, col = max(one.row, other.row), max(one.col, other.col)
+    height, width = min(one.row_stop, other.row_stop) - row, min(one.col_stop, other.col_stop) - col
+    return Window(row, col, height, width) if min(height, width) > 0 else None
+
+
+def _writer(
+    request: ChangeRequest, head: Head | None, grid: Grid, tags: dict[str, str], progress: Progress
+) -> RasterWriter:
+    if head is not None:
+        return class_writer(
+            Path(request.output),
+            grid,
+            head.classes,
+            token=request.token,
+            tags=tags,
+            inputs=request.inputs,
+            progress=progress,
+        )
+    return RasterWriter(
+        request.output,
+        grid,
+        1,
+        "float32",
+        token=request.token,
+        nodata=float("nan"),
+        band_names=["cosine distance"],
+        tags=tags,
+        style=ramp_style(0, _STYLE_LIMIT),
+        inputs=request.inputs,
+        progress=progress,
+    )
+
+
+class _Tally:
+    """Counts pixels and sums distances."""
+
+    def __init__(self) -> None:
+        self.pixels = self.valid = 0
+        self.total = 0.0
+
+    def add(self, pixels: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> None:
+        self.pixels += valid.size
+        self.valid += int(valid.sum())
+        self.total += float(pixels[valid].sum(dtype=np.float64))
+
+
+def _result(request: ChangeRequest, head: Head | None, tally: _Tally, progress: Progress) -> ChangeResult:
+    if tally.valid == 0:
+        progress.log("warning", "No pixel has data on both dates: the result is nodata everywhere.")
+    progress.report(1.0, "done")
+    return ChangeResult(
+        output=request.output,
+        kind="distance" if head is None else "classes",
+        valid_fraction=tally.valid / tally.pixels,
+        mean_distance=tally.total / tally.valid if head is None and tally.valid else None,
+        warnings=tuple(progress.warnings),
+    )
+
+
+class _JointProgress:
+    """One progress for two dates that are encoded in turns."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.fractions = [0.0, 0.0]
+
+    def part(self, date: int) -> Progress:
+        """Return the progress of one date."""
+        return _Part(self, date)
+
+
+class _Part(Progress):
+    def __init__(self, joint: _JointProgress, date: int) -> None:
+        super().__init__()
+        self._joint, self._date = joint, date
+
+    def report(self, fraction: float, message: str = "") -> None:
+        self._joint.fractions[self._date] = fraction
+        self._joint.progress.report(sum(self._joint.fractions) / 2, message)
+
+    def log(self, level: Level, message: str) -> None:
+        self._joint.progress.log(level, message)
+
+    @property
+    def cancelled(self) -> bool:
+        return self._joint.progress.cancelled
+
+
+TASK = Task("change", ChangeRequest, change)

@@ -1,0 +1,239 @@
+"""Classes of every pixel of a scene: a raster, on request with its confidence and as polygons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+from torch import Tensor
+
+from gair_core.errors import BadInputError
+from gair_core.geo.grid import Grid
+from gair_core.head_checkpoint import load_head
+from gair_core.heads.base import Head
+from gair_core.inference.classes import class_dtype, class_values, class_writer
+from gair_core.inference.lattice import PixelSampler, PixelStrip
+from gair_core.inference.models import load_model
+from gair_core.inference.outputs import check_destination
+from gair_core.inference.polygons import PolygonWriter, Table
+from gair_core.inference.publish import published_together
+from gair_core.inference.request import Estimate, SceneRequest, output_window, provenance
+from gair_core.inference.styles import ramp_style
+from gair_core.inference.writers import RasterWriter, check_raster_destination, expected_bytes
+from gair_core.progress import Progress
+from gair_core.task import Result, Task
+
+_NO_CONFIDENCE = 255
+
+
+class SegmentRequest(SceneRequest):
+    """Classify every pixel with a head and write a class raster with names and colours.
+
+    Pixels without data are 0. The confidence is the softmax of the best class, taken of the interpolated
+    logits; it is not calibrated. Polygons are connected patches of one class with the attributes value, name
+    and area_m2 (on the ellipsoid).
+    """
+
+    model: str = Field("demo", description="a checkpoint of a head, or the name of a registered one")
+    backbone: str | None = Field(
+        None, description="the head's encoder, where it is neither inside, beside it nor registered"
+    )
+    confidence: str | None = Field(
+        None, description="a GeoTIFF to write the best class's probability to, percent"
+    )
+    polygons: str | None = Field(None, description="a GeoPackage to write the classes to as polygons")
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """Every file that is to be written."""
+        return tuple(Path(name) for name in (self.output, self.confidence, self.polygons) if name is not None)
+
+
+class SegmentResult(Result):
+    """What `segment` wrote.
+
+    Attributes:
+        output: The class raster.
+        confidence: The confidence raster, if any.
+        polygons: The polygons, if any.
+        pixels: Pixels of each class by name; classes that were not found are left out.
+        polygon_count: Number of polygons.
+    """
+
+    output: str
+    confidence: str | None
+    polygons: str | None
+    pixels: dict[str, int]
+    polygon_count: int
+
+
+def segment(request: SegmentRequest, progress: Progress | None = None) -> SegmentResult | Estimate:
+    """Write the class of every pixel.
+
+    Args:
+        request: What to do.
+        progress: Told how far it is; may cancel.
+
+    Returns:
+        What was written, or the estimate of a dry run.
+
+    Raises:
+        BadInputError: The scene, the head or an option cannot be used; nothing is left of any output.
+        CancelledError: The user cancelled; nothing is left of any output.
+    """
+    progress = progress or Progress()
+    head, model = load_head(request.model, backbone=request.backbone, load_model=load_model)
+    if head.scenes != 1:
+        raise BadInputError(
+            f"The head {request.model} looks at {head.scenes} dates, segment has one.", "Use gair change."
+        )
+    engine = request.engine(model)
+    head.to(engine.device)
+    with request.open(request.scene, engine.config.gsd, progress) as scene:
+        place = output_window(scene, engine.patch, request.resolution, request.extent, request.extent_crs)
+        _check_destinations(request, place.grid, head)
+        sampler = PixelSampler(place.whole, scene.grid, engine.patch, place.window, head.rim_weight(model))
+        plan = engine.plan(scene, sampler.lattice_window)
+
+        def transform(features: Tensor) -> Tensor:
+            return head.lattice(model, features)
+
+        if request.dry_run:
+            size = expected_bytes(place.grid, 1, class_dtype(head.classes))
+            size += expected_bytes(place.grid, 1, "uint8") if request.confidence else 0
+            return Estimate(
+                tiles=plan.count, seconds=engine.seconds_per_tile(transform) * plan.count, bytes=size
+            )
+        tags = provenance("segment", request, model, scene, **describe_head(head))
+        strips = sampler.sample(engine.strips(scene, plan, transform, progress, (0.0, 0.95)))
+        pixels, polygons = _write(request, head, strips, grid=place.grid, tags=tags, progress=progress)
+    progress.report(1.0, "done")
+    return SegmentResult(
+        output=request.output,
+        confidence=request.confidence,
+        polygons=request.polygons,
+        pixels=pixels,
+        polygon_count=polygons,
+        warnings=tuple(progress.warnings),
+    )
+
+
+def describe_head(head: Head) -> dict[str, Any]:
+    """Return what an output's tags say of the head."""
+    metadata = head.metadata
+    return {"head": f"{metadata.title} ({metadata.name})", "head_fingerprint": metadata.fingerprint}
+
+
+def _check_destinations(request: SegmentRequest, grid: Grid, head: Head) -> None:
+    """Refuse impossible destinations before any work.
+
+    Raises:
+        BadInputError: One cannot be written or is an input, or two are the same file.
+    """
+    inputs = [request.scene, *(name for name in (request.mask, request.scl) if name is not None)]
+    token = request.token
+    resolved = [path.resolve() for path in request.outputs]
+    styles = [path.with_suffix(".qml") for path in resolved if path.suffix.lower() != ".gpkg"]
+    if len(set(resolved)) < len(resolved) or len(set(styles)) < len(styles):
+        raise BadInputError(
+            f"The outputs {', '.join(path.name for path in request.outputs)} would overwrite each other or "
+            "each other's style.",
+            "Give each a name of its own.",
+        )
+    dtype = class_dtype(head.classes)
+    check_raster_destination(Path(request.output), grid, 1, dtype, token=token, inputs=inputs)
+    if request.confidence is not None:
+        check_raster_destination(Path(request.confidence), grid, 1, "uint8", token=token, inputs=inputs)
+    if request.polygons is not None:
+        check_destination(Path(request.polygons), suffixes=(".gpkg",), token=token, inputs=inputs)
+
+
+def _write(
+    request: SegmentRequest,
+    head: Head,
+    strips: Iterator[PixelStrip],
+    *,
+    grid: Grid,
+    tags: dict[str, str],
+    progress: Progress,
+) -> tuple[dict[str, int], int]:
+    """Write all outputs; returns the pixels of each class by name, and the number of polygons."""
+    counts = np.zeros(max(one.value for one in head.classes) + 1, dtype=np.int64)
+    with published_together(request.token, *request.outputs) as publication:
+        with ExitStack() as stack:
+            raster = stack.enter_context(
+                class_writer(
+                    publication.stage(Path(request.output)),
+                    grid,
+                    head.classes,
+                    token=request.token,
+                    tags=tags,
+                    inputs=[request.scene],
+                    progress=progress,
+                )
+            )
+            confidence = None
+            if request.confidence is not None:
+                staged = publication.stage(Path(request.confidence))
+                confidence = stack.enter_context(_confidence_writer(staged, request, grid, tags, progress))
+            polygons = None
+            if request.polygons is not None:
+                path = Path(request.polygons)
+                polygons = PolygonWriter(Table(publication.stage(path), path.stem, grid, head.classes))
+            for strip in strips:
+                logits = head.logits([strip.values])
+                values = class_values(logits, strip.valid, head.classes)
+                counts += np.bincount(values.ravel(), minlength=len(counts))
+                raster.write(values[None], strip.row)
+                if confidence is not None:
+                    confidence.write(confidence_percent(logits, strip.valid)[None], strip.row)
+                if polygons is not None:
+                    polygons.write(values)
+            if polygons is not None:
+                polygons.finish()
+        progress.raise_if_cancelled()
+    pixels = {one.name: int(counts[one.value]) for one in head.classes if counts[one.value]}
+    return pixels, 0 if polygons is None else polygons.count
+
+
+def confidence_percent(logits: Tensor, valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """Return the softmax of the best class in percent.
+
+    Args:
+        logits: Shape (classes, height, width).
+        valid: Whether a pixel has data, shape (height, width).
+
+    Returns:
+        Shape (height, width), 0 to 100, and 255 where there is no data.
+    """
+    # Of the best class alone: 1 / sum exp(l - max l).
+    best = (logits - logits.amax(dim=0)).exp().sum(dim=0).reciprocal()
+    percent: npt.NDArray[np.uint8] = (100 * best).round().numpy().astype(np.uint8)
+    percent[~valid] = _NO_CONFIDENCE
+    return percent
+
+
+def _confidence_writer(
+    path: Path, request: SegmentRequest, grid: Grid, tags: dict[str, str], progress: Progress
+) -> RasterWriter:
+    return RasterWriter(
+        path,
+        grid,
+        1,
+        "uint8",
+        token=request.token,
+        nodata=_NO_CONFIDENCE,
+        band_names=["confidence (percent)"],
+        tags=tags,
+        style=ramp_style(0, 100),
+        inputs=[request.scene],
+        progress=progress,
+    )
+
+
+TASK = Task("segment", SegmentRequest, segment)
