@@ -18,7 +18,7 @@ formed in float64, which resolves |z| down to where float32 embeddings have no d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -204,6 +204,67 @@ class CosineSampler(PixelSampler):
         blended = torch.lerp(channels[..., lower, :], channels[..., upper, :], fy)
         before, behind = (torch.from_numpy(index[x] - left) for index in (c.lower, c.upper))
         return torch.lerp(blended[..., before], blended[..., behind], fx)
+
+
+class ProductStore:
+    """Keeps the products of a lattice under several windows, one a query, that overlap and end in any order.
+
+    The shared channels are kept once for the rectangle around all windows, 48 bytes a patch, and the
+    channel of each query in its window, 8 bytes a patch.
+
+    Args:
+        windows: One for each query, in the queries' order.
+        patch: Pixels of a patch.
+    """
+
+    def __init__(self, windows: Sequence[LatticeWindow], patch: int) -> None:
+        self._windows = windows
+        self._patch = patch
+        self.hull = hull_of(windows)
+        self._shared = torch.zeros(len(Channel), self.hull.height, self.hull.width, dtype=torch.float64)
+        self._own = [torch.zeros(window.height, window.width, dtype=torch.float64) for window in windows]
+        self._valid = np.zeros((self.hull.height * patch, self.hull.width * patch), np.bool_)
+
+    def add(self, strip: LatticeStrip) -> None:
+        """Keep what lies in the windows, of a strip of products cropped to the columns of `hull`."""
+        start, stop = (
+            max(strip.row, self.hull.row),
+            min(strip.row + strip.values.shape[1], self.hull.row_stop),
+        )
+        if start >= stop:
+            return
+        local = slice(start - strip.row, stop - strip.row)
+        self._shared[:, start - self.hull.row : stop - self.hull.row] = strip.values[: len(Channel), local]
+        valid = strip.valid[local.start * self._patch : local.stop * self._patch]
+        top = (start - self.hull.row) * self._patch
+        self._valid[top : top + len(valid), : valid.shape[1]] = valid
+        for index, (window, own) in enumerate(zip(self._windows, self._own, strict=True)):
+            first, last = max(start, window.row), min(stop, window.row_stop)
+            if first < last:
+                columns = slice(window.col - self.hull.col, window.col_stop - self.hull.col)
+                values = strip.values[len(Channel) + index, first - strip.row : last - strip.row, columns]
+                own[first - window.row : last - window.row] = values
+
+    def strip(self, index: int) -> LatticeStrip:
+        """Return all rows of a query's window: the shared channels and its own."""
+        window, hull, patch = self._windows[index], self.hull, self._patch
+        rows = slice(window.row - hull.row, window.row_stop - hull.row)
+        columns = slice(window.col - hull.col, window.col_stop - hull.col)
+        values = torch.cat([self._shared[:, rows, columns], self._own[index][None]])
+        valid = self._valid[
+            rows.start * patch : rows.stop * patch, columns.start * patch : columns.stop * patch
+        ]
+        return LatticeStrip(window.row, values, valid)
+
+
+def hull_of(windows: Sequence[LatticeWindow]) -> LatticeWindow:
+    """Return the rectangle around some windows."""
+    return LatticeWindow(
+        min(window.row for window in windows),
+        max(window.row_stop for window in windows),
+        min(window.col for window in windows),
+        max(window.col_stop for window in windows),
+    )
 
 
 @dataclass(frozen=True)
