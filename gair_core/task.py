@@ -74,6 +74,8 @@ TASK_MODULES: dict[str, Registered] = {
     "embed": Registered("gair_core.inference.embed", "write the NILI embedding of every pixel of a scene"),
     "segment": Registered("gair_core.inference.segment", "classify every pixel of a scene with a head"),
     "change": Registered("gair_core.inference.change", "compare two dates of one place, pixel by pixel"),
+    "sample": Registered("gair_core.inference.sample", "write the embeddings of a scene at points"),
+    "locate": Registered("gair_core.inference.locate", "find where in a scene photos were taken"),
     "location-map": Registered(
         "gair_core.inference.location_map", "map how similar a photo is to places, by the location encoder"
     ),

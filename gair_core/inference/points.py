@@ -116,7 +116,7 @@ def sample_places(
     groups: Sequence[Group],
     *,
     transform: Transform,
-    rim_weight: Tensor,
+    rim_weight: Tensor | None,
     progress: Progress | None = None,
     share: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
@@ -130,7 +130,7 @@ def sample_places(
         places: The points.
         groups: From `plan_groups`.
         transform: Turns features into the lattice G, as in `Engine.strips`.
-        rim_weight: W_c of the lattice's channels, shape (C, 2).
+        rim_weight: W_c of the lattice's channels, shape (C, 2), or None where there is no rim term.
         progress: Told the done fraction; may cancel.
         share: Part of the caller's progress that this is.
 
@@ -140,20 +140,25 @@ def sample_places(
     Raises:
         CancelledError: The user cancelled.
     """
-    weight = rim_weight.detach().float().cpu().numpy()
-    values = places.rim @ weight.T
-    valid = np.zeros(len(values), np.bool_)
+    values: npt.NDArray[np.float32] | None = None
+    if rim_weight is not None:
+        values = places.rim @ rim_weight.detach().float().cpu().numpy().T
+    valid = np.zeros(len(places.rim), np.bool_)
     tiles, done = sum(group.plan.count for group in groups), 0
     begin, end = share
     for group in groups:
         part = begin + (end - begin) * done / tiles, begin + (end - begin) * (done + group.plan.count) / tiles
         left = group.plan.window.col
         for strip in engine.strips(scene, group.plan, transform, progress, part):
+            if values is None:
+                values = np.zeros((len(valid), len(strip.values)), np.float32)
             for start in range(0, len(group.points), _STEP):
                 points = group.points[start : start + _STEP]
                 _add_corners(values, places, points, strip, left)
                 _look_up_validity(valid, places, points, strip, left=left, patch=engine.patch)
         done += group.plan.count
+    if values is None:
+        raise ValueError("no points")
     return values, valid
 
 
