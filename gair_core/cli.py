@@ -210,7 +210,16 @@ def _parse(task: Task, words: Sequence[str]) -> tuple[argparse.Namespace, dict[s
     common.add_argument("--debug", action="store_true", help="print the traceback of an error")
     source: CliSettingsSource[CommandLine] = CliSettingsSource(CommandLine, root_parser=parser)
     options = parser.parse_args(_join_negative_lists(words))
-    return options, source(parsed_args=options)()
+    return options, _split_lists(request, source(parsed_args=options)())
+
+
+def _split_lists(request: type[Request], values: dict[str, Any]) -> dict[str, Any]:
+    """Split ``1,2,3`` for fields that are tuples; pydantic-settings before 2.16 leaves that to us."""
+    tuples = {name for name, info in request.model_fields.items() if "tuple[" in str(info.annotation)}
+    return {
+        name: value.split(",") if name in tuples and isinstance(value, str) else value
+        for name, value in values.items()
+    }
 
 
 def _join_negative_lists(words: Sequence[str]) -> list[str]:
