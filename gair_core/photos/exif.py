@@ -100,11 +100,10 @@ def _degrees(parts: object, reference: object, hemispheres: str, limit: float) -
     if not hemisphere or hemisphere not in hemispheres:
         return None
     numbers = [_number(part) for part in (parts if isinstance(parts, tuple) else (parts,))]
-    if not 1 <= len(numbers) <= 3:
+    known = [number for number in numbers if number is not None and number >= 0]
+    if len(known) < len(numbers) or not 1 <= len(numbers) <= 3:
         return None
-    if any(number is None or number < 0 for number in numbers):
-        return None
-    value = sum((number or 0.0) / 60**power for power, number in enumerate(numbers))
+    value = math.fsum(number / 60.0**power for power, number in enumerate(known))
     if value > limit:
         return None
     return value if hemisphere == hemispheres[0] else -value

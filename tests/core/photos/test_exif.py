@@ -33,7 +33,7 @@ def write(tmp_path):
     def write_photo(gps=None, details=None, name="photo.jpg", **options) -> PhotoTags:
         exif = Image.Exif()
         exif[0x8825], exif[0x8769] = gps or {}, details or {}
-        Image.new("RGB", (8, 4)).save(tmp_path / name, exif=exif, **options)
+        Image.new("RGB", (8, 4)).save(tmp_path / name, exif=exif.tobytes(), **options)
         return read_tags(tmp_path / name)
 
     return write_photo
