@@ -66,6 +66,8 @@ if TYPE_CHECKING:
 _GEOD = pyproj.Geod(ellps="WGS84")
 # A tile takes about as long as this many photos, for the progress bar.
 _PHOTOS_PER_TILE = 3
+# Half the width of the style's ramp, in standard deviations of the raster.
+_RAMP_DEVIATIONS = 2.5
 
 
 class SimilarityRequest(EngineOptions, SceneOptions, OutputRequest):
@@ -501,24 +503,45 @@ def _also(scores: SceneScores, strips: Iterator[LatticeStrip]) -> Iterator[Latti
         yield strip
 
 
-class _Range:
-    """Running smallest and largest value, NaN left out."""
+class _Spread:
+    """Running range, mean and standard deviation of values, NaN left out."""
 
     def __init__(self) -> None:
         self.minimum, self.maximum = math.inf, -math.inf
+        self._count, self._sum, self._squares = 0, 0.0, 0.0
 
     def add(self, values: npt.NDArray[np.float32]) -> None:
-        self.minimum = float(np.fmin.reduce(values, axis=None, initial=self.minimum))
-        self.maximum = float(np.fmax.reduce(values, axis=None, initial=self.maximum))
+        """Take in values of any shape."""
+        known = values[np.isfinite(values)]
+        if known.size == 0:
+            return
+        self.minimum = min(self.minimum, float(known.min()))
+        self.maximum = max(self.maximum, float(known.max()))
+        self._count += known.size
+        self._sum += float(known.sum(dtype=np.float64))
+        self._squares += float(np.square(known, dtype=np.float64).sum())
+
+    def merge(self, other: _Spread) -> None:
+        """Take in what another one has seen."""
+        self.minimum, self.maximum = min(self.minimum, other.minimum), max(self.maximum, other.maximum)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there was no value."""
+        return self._count == 0
 
     def style(self) -> str:
-        """Return a ramp over the range."""
-        return ramp_style(self.minimum, max(self.maximum, self.minimum + 1e-6))
+        """Return a ramp over most values: a scene's edge must not flatten the colours of its middle."""
+        mean = self._sum / self._count
+        deviation = math.sqrt(max(0.0, self._squares / self._count - mean**2))
+        low = max(self.minimum, mean - _RAMP_DEVIATIONS * deviation)
+        high = min(self.maximum, mean + _RAMP_DEVIATIONS * deviation)
+        return ramp_style(low, high if high > low else low + 1e-6)
 
 
 def _write_streamed(
     run: _Run, rasters: Sequence[_Raster], queries: Tensor, products: Iterator[LatticeStrip], left: int
-) -> _Range:
+) -> _Spread:
     """Write the one raster while the scene is encoded; memory is that of a strip."""
     (raster,) = rasters
     sampler = run.sampler(raster.window, queries)
@@ -528,23 +551,23 @@ def _write_streamed(
 
 def _write_stored(
     run: _Run, rasters: Sequence[_Raster], queries: Tensor, products: Iterator[LatticeStrip], left: int
-) -> _Range:
+) -> _Spread:
     """Write a raster for each photo after the scene has been encoded."""
     store = ProductStore([_patches_of(run, raster) for raster in rasters], run.engine.patch)
     for strip in products:
         store.add(crop_columns(strip, left, store.hull, run.engine.patch))
-    found = _Range()
+    found = _Spread()
     with _new_files_removed_on_failure(Path(run.request.output), rasters):
         for index, raster in enumerate(rasters):
             run.progress.report(0.9 + 0.09 * index / len(rasters), f"raster {index + 1} of {len(rasters)}")
             sampler = run.sampler(raster.window, queries[index : index + 1])
             part = _write(run, raster, sampler, iter([store.strip(index)]))
-            found.add(np.array([part.minimum, part.maximum], np.float32))
+            found.merge(part)
         _refuse_nothing(found)
     return found
 
 
-def _refuse_nothing(found: _Range) -> None:
+def _refuse_nothing(found: _Spread) -> None:
     if not math.isfinite(found.minimum):
         raise BadInputError("The scene has no data in the extent.", "Choose another extent or scene.")
 
@@ -568,9 +591,9 @@ def _new_files_removed_on_failure(folder: Path, rasters: Sequence[_Raster]) -> I
         raise
 
 
-def _write(run: _Run, raster: _Raster, sampler: CosineSampler, products: Iterator[LatticeStrip]) -> _Range:
+def _write(run: _Run, raster: _Raster, sampler: CosineSampler, products: Iterator[LatticeStrip]) -> _Spread:
     """Write one raster and its style."""
-    request, found = run.request, _Range()
+    request, found = run.request, _Spread()
     with RasterWriter(
         raster.path,
         run.place.whole.crop(raster.window),
@@ -590,7 +613,7 @@ def _write(run: _Run, raster: _Raster, sampler: CosineSampler, products: Iterato
             writer.write(pixels, strip.row)
         if request.mode != "photo":
             _refuse_nothing(found)
-    if math.isfinite(found.minimum):
+    if not found.is_empty:
         outputs.write_text(raster.path.with_suffix(".qml"), found.style(), request.token)
     return found
 

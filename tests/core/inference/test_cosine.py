@@ -167,6 +167,7 @@ def test_scores_equal_brute_force(shape):
     uv[:, 1] *= model.height / (rows * PATCH)  # the last patch reaches beyond the scene
     uv[0] = torch.tensor([0.999, 1 - 3.5 / (rows * PATCH)])  # in the scene's last row
     uv[1] = torch.tensor([0.001, 0.5])
+    uv[4] = torch.tensor([0.95, 0.01])
     heights = [4] * (rows // 4) + [rows % 4]
     strips = cut(lattice, model, heights)
     for strip in strips:
