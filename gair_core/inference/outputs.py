@@ -125,12 +125,18 @@ def explained(output: Path) -> Iterator[None]:
         raise writing_failed(output, error) from error
 
 
-def writing_failed(output: Path, error: BaseException) -> BadInputError:
-    """The error for a failed write: says whether the disk is full."""
+def writing_failed(output: Path, error: BaseException, needed_bytes: int = 1 << 20) -> BadInputError:
+    """The error for a failed write: says whether the disk is full.
+
+    Args:
+        output: The destination.
+        error: What the system or GDAL said; GDAL seldom says that the disk is full.
+        needed_bytes: With less than this left, the disk counts as full.
+    """
     left = 0
     with contextlib.suppress(OSError):
         left = free_bytes(output.parent)
-    full = getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or left < 1 << 20
+    full = getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or left < needed_bytes
     reason = "the disk is full" if full else str(error)
     return BadInputError(
         f"writing {output} failed: {reason} ({readable_bytes(left)} free); nothing was kept",

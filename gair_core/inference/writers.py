@@ -177,6 +177,7 @@ class RasterWriter:
         self.grid = grid
         self.count = count
         self.dtype = np.dtype(dtype)
+        self._expected = max(expected_bytes(grid, count, dtype), 1 << 20)
         self._half = self.dtype == np.float16
         self._stored = np.dtype(np.float32) if self._half else self.dtype
         self._nodata = nodata
@@ -243,7 +244,7 @@ class RasterWriter:
         except (RasterioError, OSError) as error:
             if isinstance(error, BadInputError):
                 raise
-            raise outputs.writing_failed(self.path, error) from error
+            raise outputs.writing_failed(self.path, error, self._expected) from error
 
     def _create(self) -> Any:  # noqa: ANN401
         block = self._block_size()
@@ -321,7 +322,7 @@ class RasterWriter:
             self._abort(thread)
             raise
         if failures:
-            raise outputs.writing_failed(self.path, failures[0]) from failures[0]
+            raise outputs.writing_failed(self.path, failures[0], self._expected) from failures[0]
 
     def _copy_to_cog(self) -> None:
         options: dict[str, Any] = {"nbits": 16} if self._half else {}
