@@ -9,7 +9,6 @@ class, say) all of that patch's own outline. Pixels that meet at a corner alone 
 from __future__ import annotations
 
 import html
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,19 +197,14 @@ class PolygonWriter:
 
     def _append(self, frame: pd.DataFrame, layer: str) -> None:
         try:
-            with warnings.catch_warnings():
-                # The temporary's name does not end in .gpkg on purpose.
-                warnings.filterwarnings(
-                    "ignore", message=".*(extension|GeoPackage).*", category=RuntimeWarning
-                )
-                pyogrio.write_dataframe(
-                    frame,
-                    self._table.path,
-                    layer=layer,
-                    driver="GPKG",
-                    append=self._table.path.exists(),
-                    geometry_type="Polygon" if layer == self._table.layer else None,
-                )
+            pyogrio.write_dataframe(
+                frame,
+                self._table.path,
+                layer=layer,
+                driver="GPKG",
+                append=self._table.path.exists(),
+                geometry_type="Polygon" if layer == self._table.layer else None,
+            )
         except (DataSourceError, FeatureError, OSError) as error:
             raise outputs.writing_failed(self._table.path, error) from error
 

@@ -19,7 +19,8 @@ from gair_core.inference.polygons import Dissolver, PolygonWriter, Table, catego
 from tests.core.inference import scenes
 
 CLASSES = tuple(
-    HeadClass(value=value, name=f"class <{value}> & more", colour=(value, 0, 255)) for value in (1, 2, 3, 300)
+    HeadClass(value=value, name=f"class <{value}> & more", colour=(value % 256, 0, 255))
+    for value in (1, 2, 3, 300)
 )
 
 
@@ -87,11 +88,11 @@ def test_finished_patches_do_not_wait():
 def write(tmp_path, raster, place="utm", rows=16, classes=CLASSES):
     crs, transform = scenes.PLACES[place]
     grid = Grid(crs, transform, raster.shape[1], raster.shape[0])
-    writer = PolygonWriter(Table(tmp_path / "some.part", "fields", grid, classes))
+    writer = PolygonWriter(Table(tmp_path / "some.gpkg", "fields", grid, classes))
     for top in range(0, len(raster), rows):
         writer.write(raster[top : top + rows])
     writer.finish()
-    return geopandas.read_file(tmp_path / "some.part", layer="fields"), writer
+    return geopandas.read_file(tmp_path / "some.gpkg", layer="fields"), writer
 
 
 @pytest.mark.parametrize("place", scenes.PLACES)
@@ -125,7 +126,7 @@ def test_names_values_and_a_style_inside_the_file(tmp_path, monkeypatch):
     frame, writer = write(tmp_path, raster)
     assert writer.count == len(frame) == len(whole(raster)) > 5
     assert set(frame["name"]) == {"class <300> & more"}
-    styles = pyogrio.read_dataframe(tmp_path / "some.part", layer="layer_styles")
+    styles = pyogrio.read_dataframe(tmp_path / "some.gpkg", layer="layer_styles")
     assert styles["f_table_name"].tolist() == ["fields"]
     assert styles["useAsDefault"].tolist() == [True]
     root = ElementTree.fromstring(styles["styleQML"][0].split("\n", 1)[1])
@@ -142,7 +143,7 @@ def test_without_any_class_the_layer_is_empty(tmp_path):
 
 
 def test_a_full_or_missing_folder_is_an_error_that_names_the_file(tmp_path):
-    with pytest.raises(BadInputError, match=r"some\.part failed"):
+    with pytest.raises(BadInputError, match=r"some\.gpkg failed"):
         write(tmp_path / "nowhere", RASTERS["noise"])
 
 
