@@ -74,6 +74,7 @@ TASK_MODULES: dict[str, Registered] = {
     "embed": Registered("gair_core.inference.embed", "write the NILI embedding of every pixel of a scene"),
     "segment": Registered("gair_core.inference.segment", "classify every pixel of a scene with a head"),
     "change": Registered("gair_core.inference.change", "compare two dates of one place, pixel by pixel"),
+    "similarity": Registered("gair_core.inference.similarity", "map how similar a scene is to photos"),
     "sample": Registered("gair_core.inference.sample", "write the embeddings of a scene at points"),
     "locate": Registered("gair_core.inference.locate", "find where in a scene photos were taken"),
     "location-map": Registered(

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyproj
 import torch
+import torch.nn.functional as F
 from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 from torch import Tensor
@@ -56,6 +57,10 @@ from gair_core.inference.writers import (
     RasterWriter,
     check_raster_destination,
 )
+from gair_core.photos.panoramas import views
+from gair_core.photos.preprocess import preprocess
+from gair_core.photos.reading import open_photo
+from gair_core.photos.tables import PhotoTable, read_photos
 from gair_core.progress import Progress
 from gair_core.sentinel2.scene import Scene
 from gair_core.task import Result, Task
@@ -66,6 +71,8 @@ if TYPE_CHECKING:
 _GEOD = pyproj.Geod(ellps="WGS84")
 # A tile takes about as long as this many photos, for the progress bar.
 _PHOTOS_PER_TILE = 3
+# Photos of a batch. On a CPU a batch must end well within the two seconds that a cancel may take.
+_PHOTO_BATCH = {"cpu": 4, "mps": 32, "cuda": 64}
 # Half the width of the style's ramp, in standard deviations of the raster.
 _RAMP_DEVIATIONS = 2.5
 
@@ -228,74 +235,96 @@ class _Photos:
     """Photos inside the scene.
 
     Attributes:
-        frame: Their table, with geometry.
+        table: The photos.
         names: What they are called in warnings and outputs.
-        paths: Their files.
         uv: Their places in the scene's footprint, shape (N, 2), float64.
     """
 
-    frame: geopandas.GeoDataFrame
+    table: PhotoTable
     names: tuple[str, ...]
-    paths: tuple[str, ...]
     uv: npt.NDArray[np.float64]
 
     def only(self, chosen: npt.NDArray[np.int64]) -> _Photos:
         """Return some of them."""
-        return _Photos(
-            self.frame.iloc[chosen].reset_index(drop=True),
-            tuple(self.names[index] for index in chosen),
-            tuple(self.paths[index] for index in chosen),
-            self.uv[chosen],
-        )
+        return _Photos(self.table.take(chosen), tuple(self.names[index] for index in chosen), self.uv[chosen])
 
 
 def _photos_inside(run: _Run) -> _Photos:
-    import geopandas
-    import pandas as pd
+    """Read the table of photos and drop, by name, those that have no place in the scene."""
+    table = read_photos(run.request.photos, photo_field=run.request.photo_field)
+    footprint = run.scene.grid.footprint
+    located = np.logical_and(*np.isfinite(table.lonlat).T)
+    footprint.check_not_swapped(table.lonlat[located])
+    uv = np.full((len(table), 2), np.nan)
+    uv[located] = footprint.uv(table.lonlat[located])
+    inside = footprint.contains(uv)
+    kept = []
+    for row in range(len(table)):
+        if table.paths[row] is None:
+            _skip(run, table.name(row), "it names no photo")
+        elif not located[row]:
+            _skip(run, table.name(row), "it has no coordinates")
+        elif not inside[row]:
+            _skip(run, table.name(row), "it lies outside the scene")
+        else:
+            kept.append(row)
+    if not kept:
+        raise _none_left(len(table))
+    names = tuple(table.name(row) for row in range(len(table)))
+    return _Photos(table, names, uv).only(np.array(kept))
 
-    table = pd.read_csv(run.request.photos)
-    field = run.request.photo_field or "photo"
-    base = Path(run.request.photos).parent
-    lonlat = table[["lon", "lat"]].to_numpy()
-    frame = geopandas.GeoDataFrame(
-        table, geometry=geopandas.points_from_xy(table.lon, table.lat), crs="EPSG:4326"
+
+def _skip(run: _Run, name: str, reason: str) -> None:
+    run.progress.log("warning", f"The photo {name} is skipped: {reason}.")
+
+
+def _none_left(count: int) -> BadInputError:
+    return BadInputError(
+        f"None of the {count} photos can be used; the warnings say why.",
+        "Check their paths, their coordinates and the scene.",
     )
-    paths = [str(base / name) for name in table[field]]
-    uv = run.scene.native.footprint.uv(lonlat)
-    keep = run.scene.native.footprint.contains(uv)
-    for name, k in zip(table[field], keep):
-        if not k:
-            run.progress.log("warning", f"{name} lies outside the scene; skipped.")
-    photos = _Photos(frame, tuple(Path(p).name for p in paths), tuple(paths), uv).only(np.flatnonzero(keep))
-    if not photos.names:
-        raise BadInputError("No photo is left.")
-    return photos
 
 
 def _encode(run: _Run, photos: _Photos, share: float) -> tuple[npt.NDArray[np.int64], Tensor]:
-    from gair_core.photos.preprocess import preprocess
-    from gair_core.photos.reading import open_photo
+    """Encode the photos that can be read.
 
-    model = run.engine.model
-    kept, vectors = [], []
-    for i, path in enumerate(photos.paths):
-        run.progress.raise_if_cancelled()
-        try:
-            pixels = preprocess(open_photo(path), model.config.street_view)[None]
-        except BadInputError as e:
-            run.progress.log("warning", f"{photos.names[i]} skipped: {e}")
-            continue
-        with torch.inference_mode():
-            vectors.append(
-                torch.nn.functional.normalize(
-                    model.encode_street_view(pixels.to(run.engine.device)).float(), dim=-1
-                ).cpu()
-            )
-        kept.append(i)
-        run.progress.report(share * (i + 1) / len(photos.paths), f"photo {i + 1}")
-    if not kept:
-        raise BadInputError("No photo is left.")
+    Returns:
+        Which photos they are, and their vectors of length 1, shape (N, D), on the CPU.
+    """
+    model, progress = run.engine.model, run.progress
+    size = _PHOTO_BATCH[run.engine.device.type]
+    kept: list[int] = []
+    vectors: list[Tensor] = []
+    for start in range(0, len(photos.names), size):
+        batch = []
+        for index in range(start, min(start + size, len(photos.names))):
+            progress.raise_if_cancelled()
+            try:
+                batch.append(_pixels(run, photos, index))
+            except BadInputError as error:
+                _skip(run, photos.names[index], error.message.rstrip("."))
+            else:
+                kept.append(index)
+        if batch:
+            with torch.inference_mode():
+                encoded = model.encode_street_view(torch.stack(batch).to(run.engine.device))
+                vectors.append(F.normalize(encoded.float(), dim=-1).cpu())
+        done = min(start + size, len(photos.names))
+        progress.report(share * done / len(photos.names), f"photo {done} of {len(photos.names)}")
+    if not vectors:
+        raise _none_left(len(photos.names))
     return np.array(kept), torch.cat(vectors)
+
+
+def _pixels(run: _Run, photos: _Photos, index: int) -> Tensor:
+    """Return a photo as the encoder takes it; of a panorama, the view along its heading."""
+    config, path = run.engine.model.config.street_view, photos.table.paths[index]
+    if config is None or path is None:
+        raise BadInputError("There is no photo, or no encoder for it.")
+    image = open_photo(path)
+    if photos.table.panorama[index]:
+        _, image = next(views(image))
+    return preprocess(image, config)
 
 
 @dataclass(frozen=True)
@@ -361,13 +390,13 @@ def _rasters(run: _Run, photos: _Photos) -> list[_Raster]:
 
 def _group_members(run: _Run, photos: _Photos, field: str) -> dict[str, npt.NDArray[np.float64]]:
     """Return for each value of an attribute, as text and in order, which photos have it (1 or 0)."""
-    attributes = photos.frame.columns.drop(photos.frame.geometry.name)
+    attributes = photos.table.frame.columns.drop(photos.table.frame.geometry.name)
     if field not in attributes:
         raise BadInputError(
             f"The photos have no attribute {field!r}; they have {', '.join(map(str, attributes))}.",
             "Choose one of them.",
         )
-    column = photos.frame[field]
+    column = photos.table.frame[field]
     column = column.where(column.notna() & (column.astype(str).str.strip() != ""))
     for index in np.flatnonzero(column.isna()):
         run.progress.log("warning", f"{photos.names[index]} has no {field}, so it is in no band.")
@@ -453,7 +482,7 @@ def _check_destinations(run: _Run, photos: _Photos, rasters: Sequence[_Raster]) 
 
 def _inputs(run: _Run, photos: _Photos) -> list[str | Path]:
     """Every file that is read, as far as it could be mistaken for an output."""
-    return [run.request.scene, run.request.photos, *photos.paths]
+    return [run.request.scene, run.request.photos, *(path for path in photos.table.paths if path is not None)]
 
 
 def _compare(
@@ -627,7 +656,7 @@ def _with_scores(run: _Run, photos: _Photos, scores: QueryScores) -> geopandas.G
     best, xy = grid.footprint.lonlat(uv), apply_affine(grid.transform, uv * (grid.width, grid.height))
     own = grid.footprint.lonlat(photos.uv)
     _, _, distance = _GEOD.inv(own[:, 0], own[:, 1], best[:, 0], best[:, 1])
-    return photos.frame.assign(
+    return photos.table.frame.assign(
         similarity=scores.own,
         percentile=scores.percentile,
         best_similarity=scores.best,
