@@ -24,17 +24,16 @@ from gair_core.inference.peaks import PeakFinder, Place, refine
 from gair_core.inference.request import EngineOptions, Estimate, OutputRequest, SceneOptions, require_part
 from gair_core.inference.vectors import check_vector_destination, write_vector
 from gair_core.model.gair import GAIR
-from gair_core.photos.exif import read_tags
-from gair_core.photos.panoramas import PROJECTION_TYPES, views
+from gair_core.photos.panoramas import views
 from gair_core.photos.preprocess import preprocess
-from gair_core.photos.reading import SUFFIXES, open_photo
+from gair_core.photos.reading import open_photo
+from gair_core.photos.tables import PhotoTable, read_photos
 from gair_core.progress import Progress
 from gair_core.sentinel2.scene import Scene
 from gair_core.task import Result, Task
 
 if TYPE_CHECKING:
     import geopandas
-    import pandas as pd
 
 _GEOD = pyproj.Geod(ellps="WGS84")
 # Peaks of the lattice that are refined for each place that is wanted: the order changes a little from patches
@@ -42,8 +41,6 @@ _GEOD = pyproj.Geod(ellps="WGS84")
 _SPARE = 3
 # Share of the photos in the progress.
 _PHOTO_SHARE = 0.1
-# Columns of a table that may hold the paths of photos, in this order.
-_PATH_COLUMNS = ("photo", "path", "image", "file", "filename", "picture")
 # Bytes of a row of the output, for the estimate.
 _ROW_BYTES = 200
 
@@ -64,6 +61,7 @@ class LocateRequest(EngineOptions, SceneOptions, OutputRequest):
     photo_field: str | None = Field(
         None, description="column of a table that holds the photos' paths; default: found by its name"
     )
+    layer: str | None = Field(None, description="layer of a file with several")
     places: int = Field(5, gt=0, le=1000, description="places to find for each photo, at most")
     radius: float = Field(500.0, ge=0, description="metres within which only the best place counts")
     dry_run: bool = Field(False, description="only say how many tiles, seconds and bytes it would take")
@@ -131,8 +129,12 @@ def locate(request: LocateRequest, progress: Progress | None = None) -> LocateRe
         CancelledError: The user cancelled; nothing is left.
     """
     progress = progress or Progress()
-    listed = _list_photos(request)
-    inputs: list[str | Path] = [request.scene, request.photos, *(photo.path for photo in listed)]
+    photos = read_photos(request.photos, photo_field=request.photo_field, layer=request.layer)
+    inputs: list[str | Path] = [
+        request.scene,
+        request.photos,
+        *(path for path in photos.paths if path is not None),
+    ]
     check_vector_destination(Path(request.output), token=request.token, inputs=inputs)
     model = load_model(request.model)
     require_part(model, "street_view", "locate")
@@ -150,9 +152,9 @@ def locate(request: LocateRequest, progress: Progress | None = None) -> LocateRe
         if request.dry_run:
             seconds = engine.seconds_per_tile(transform) * plan.count
             return Estimate(
-                tiles=plan.count, seconds=seconds, bytes=_ROW_BYTES * request.places * len(listed)
+                tiles=plan.count, seconds=seconds, bytes=_ROW_BYTES * request.places * len(photos)
             )
-        queries = _encode(listed, model, progress)
+        queries = _encode(photos, model, progress)
         vectors = torch.stack([query.embedding for query in queries])
         finder = PeakFinder(
             len(queries),
@@ -191,135 +193,49 @@ def locate(request: LocateRequest, progress: Progress | None = None) -> LocateRe
         output=request.output,
         photos=len(queries),
         places=len(frame),
-        skipped=len(listed) - len(queries),
+        skipped=len(photos) - len(queries),
         warnings=tuple(progress.warnings),
     )
 
 
-@dataclass(frozen=True)
-class _Listed:
-    """A photo as the user listed it."""
-
-    name: str
-    path: Path
-    lonlat: tuple[float, float] | None = None
-    panorama: bool = False
-
-
-def _list_photos(request: LocateRequest) -> list[_Listed]:
-    """List a photo, the photos of a folder and its folders, or those that a table names.
-
-    Raises:
-        BadInputError: There is no such file, or it names no photos.
-    """
-    source = Path(request.photos)
-    if source.is_dir():
-        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
-        listed = [_Listed(str(path.relative_to(source)), path) for path in files if path.is_file()]
-    elif source.suffix.lower() in SUFFIXES:
-        listed = [_Listed(source.name, source)]
-    else:
-        listed = _list_table(source, request.photo_field)
-    if not listed:
-        raise BadInputError(f"{source} holds no photos.", f"Photos end in {', '.join(sorted(SUFFIXES))}.")
-    return listed
-
-
-def _list_table(source: Path, field: str | None) -> list[_Listed]:
-    """List the photos of a table; their paths are relative to it."""
-    frame = _read_table(source)
-    columns = {str(name).lower(): name for name in frame.columns}
-    name = field if field is not None else next((n for n in _PATH_COLUMNS if n in columns), None)
-    if name is None or name.lower() not in columns:
-        raise BadInputError(
-            f"{source.name} has no column {name or 'with paths of photos'}; it has "
-            f"{', '.join(map(str, frame.columns))}.",
-            "Name the column with --photo-field.",
-        )
-    paths = frame[columns[name.lower()]]
-    lons, lats = (frame[columns[axis]] if axis in columns else [None] * len(frame) for axis in ("lon", "lat"))
-    kinds = frame[columns["projection_type"]] if "projection_type" in columns else [""] * len(frame)
-    return [
-        _Listed(
-            str(path),
-            source.parent / str(path),
-            _position(lon, lat),
-            str(kind).strip().lower() in PROJECTION_TYPES,
-        )
-        for path, lon, lat, kind in zip(paths, lons, lats, kinds, strict=True)
-        if isinstance(path, str) and path
-    ]
-
-
-def _read_table(source: Path) -> pd.DataFrame:
-    """Read a CSV table as text, or any vector file; points become columns lon and lat."""
-    import geopandas
-    import pandas as pd
-    from pyogrio.errors import DataSourceError
-
-    try:
-        if source.suffix.lower() == ".csv":
-            return pd.read_csv(source, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        frame = geopandas.read_file(source)
-    except FileNotFoundError:
-        raise BadInputError(f"{source} does not exist.", "Check the path.") from None
-    except (OSError, DataSourceError, ValueError, UnicodeError) as error:
-        raise BadInputError(
-            f"{source} is no table that can be read ({error}).", "Give a folder, CSV, GeoPackage or GeoJSON."
-        ) from error
-    if not isinstance(frame, geopandas.GeoDataFrame) or frame.crs is None:
-        return frame
-    places = frame.geometry.to_crs("EPSG:4326")
-    if not (places.geom_type.dropna() == "Point").all():
-        return frame
-    return pd.DataFrame(frame.drop(columns=frame.geometry.name)).assign(lon=places.x, lat=places.y)
-
-
-def _position(lon: object, lat: object) -> tuple[float, float] | None:
-    """Return a place, or None where it is absent or impossible."""
-    try:
-        place = float(str(lon)), float(str(lat))
-    except ValueError:
-        return None
-    return place if abs(place[0]) <= 180 and abs(place[1]) <= 90 else None
-
-
-def _encode(listed: Sequence[_Listed], model: GAIR, progress: Progress) -> list[_Query]:
+def _encode(photos: PhotoTable, model: GAIR, progress: Progress) -> list[_Query]:
     """Encode the photos that can be read; the others are named in warnings.
 
     Raises:
         BadInputError: None can.
     """
     queries = []
-    for number, photo in enumerate(listed):
+    for row in range(len(photos)):
         progress.raise_if_cancelled()
         try:
-            queries.append(_encode_one(photo, model))
+            embedding = _encode_one(photos, row, model)
         except BadInputError as error:
-            progress.log("warning", f"The photo {photo.name} is skipped: {error.message}")
-        progress.report(_PHOTO_SHARE * (number + 1) / len(listed), f"photo {number + 1} of {len(listed)}")
+            progress.log("warning", f"The photo {photos.name(row)} is skipped: {error.message}")
+        else:
+            lon, lat = photos.lonlat[row].tolist()
+            queries.append(_Query(photos.name(row), embedding, None if math.isnan(lon) else (lon, lat)))
+        progress.report(_PHOTO_SHARE * (row + 1) / len(photos), f"photo {row + 1} of {len(photos)}")
     if not queries:
         raise BadInputError(
-            f"None of the {len(listed)} photos can be used; the warnings say why.",
+            f"None of the {len(photos)} photos can be used; the warnings say why.",
             "Check the paths and the files.",
         )
     return queries
 
 
-def _encode_one(photo: _Listed, model: GAIR) -> _Query:
+def _encode_one(photos: PhotoTable, row: int, model: GAIR) -> Tensor:
+    """Return g(s) of length 1, shape (D,), on the CPU; of a panorama, its view to the front."""
+    path = photos.paths[row]
+    if path is None:
+        raise BadInputError("The row names no photo.")
     if model.config.street_view is None:
         raise BadInputError("The model has no photo encoder.")
-    tags = read_tags(photo.path)
-    image = open_photo(photo.path)
-    if photo.panorama or tags.panorama:
+    image = open_photo(path)
+    if photos.panorama[row]:
         _, image = next(views(image))
     pixels = preprocess(image, model.config.street_view)[None].to(model.device)
     with torch.inference_mode():
-        embedding = F.normalize(model.encode_street_view(pixels).float(), dim=-1)[0].cpu()
-    own = None
-    if tags.longitude is not None and tags.latitude is not None:
-        own = tags.longitude, tags.latitude
-    return _Query(photo.name, embedding, photo.lonlat or own)
+        return F.normalize(model.encode_street_view(pixels).float(), dim=-1)[0].cpu()
 
 
 def _reach(scene: Scene, patch: int, radius: float) -> tuple[int, int]:

@@ -268,9 +268,10 @@ def test_a_dry_run_writes_nothing(tokyo, shared, tmp_path):
         ({"photos": "nowhere.csv"}, "does not exist"),
         ({"photos": "empty"}, "holds no photos"),
         ({"photos": "broken.jpg"}, "None of the 1 photos can be used"),
-        ({"photos": "missing.jpg"}, "None of the 1 photos can be used"),
-        ({"photos": "table.csv"}, "no column with paths of photos; it has id, lon, lat"),
-        ({"photos": "table.csv", "photo_field": "where"}, "no column where"),
+        ({"photos": "missing.jpg"}, "missing.jpg does not exist"),
+        ({"photos": "gone.csv"}, "None of the 2 photos can be used"),
+        ({"photos": "table.csv"}, "one column with paths of photos; found id, lon, lat"),
+        ({"photos": "table.csv", "photo_field": "where"}, "where"),
         ({"output": "out.tif"}, "must end in"),
         ({"model": "places.safetensors"}, "needs a model with the part 'street_view'"),
     ],
@@ -281,6 +282,7 @@ def test_bad_input_is_refused_in_words_and_leaves_nothing(change, message, share
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no photo")
     (tmp_path / "table.csv").write_text("id,lon,lat\n1,2,3\n")
+    (tmp_path / "gone.csv").write_text("photo,lon,lat\ngone.jpg,2,3\n,2,3\n")
     torch.manual_seed(0)
     places = GAIRConfig.preset("tiny").model_copy(update={"street_view": None})
     checkpoint.save(GAIR(places).eval(), tmp_path / "places.safetensors")
