@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -49,14 +49,9 @@ class PointTable:
 
     def take(self, rows: npt.ArrayLike) -> Self:
         """Return the given rows (indices, or one boolean a row) as a new table."""
-        mask = np.asarray(rows)
-        indices = np.flatnonzero(mask) if mask.dtype == bool else mask.astype(np.intp)
-        parts = {
-            field.name: _take(getattr(self, field.name), indices)
-            for field in fields(self)
-            if field.name != "source"
-        }
-        return replace(self, **parts)
+        chosen = _indices(rows)
+        frame = self.frame.iloc[chosen].reset_index(drop=True)
+        return replace(self, frame=frame, lonlat=self.lonlat[chosen])
 
 
 @dataclass(frozen=True)
@@ -65,13 +60,24 @@ class PhotoTable(PointTable):
 
     Attributes:
         paths: A path for each row, whether or not the file exists; None where the row names no photo.
-        heading: Compass direction of each photo (of a panorama's centre) in degrees, as stored; NaN where unknown.
+        heading: Compass direction of each photo (of a panorama's centre) in degrees, as stored; NaN where
+            unknown.
         panorama: Whether the table or the photo's tags call it a full panorama.
     """
 
     paths: tuple[Path | None, ...]
     heading: npt.NDArray[np.float64]
     panorama: npt.NDArray[np.bool_]
+
+    def take(self, rows: npt.ArrayLike) -> Self:
+        """Return the given rows (indices, or one boolean a row) as a new table."""
+        chosen = _indices(rows)
+        return replace(
+            super().take(chosen),
+            paths=tuple(self.paths[row] for row in chosen),
+            heading=self.heading[chosen],
+            panorama=self.panorama[chosen],
+        )
 
     def name(self, row: int) -> str:
         """Return what to call a photo in a message: its path within the table's folder, or its row."""
@@ -176,7 +182,7 @@ def _read_table(
 
 def with_positions(frame: pd.DataFrame, lonlat: npt.NDArray[np.float64]) -> gpd.GeoDataFrame:
     """Return attributes as a layer of points in longitude and latitude, empty geometries where NaN."""
-    known = np.isfinite(lonlat).all(axis=1)
+    known: npt.NDArray[np.bool_] = np.isfinite(lonlat).all(axis=1)
     points = np.full(len(lonlat), None, dtype=object)
     points[known] = shapely.points(lonlat[known])
     name = "geometry"
@@ -290,8 +296,9 @@ def _without_impossible(lonlat: npt.NDArray[np.float64], path: Path) -> npt.NDAr
 
     A typing error costs one photo; swapped or projected columns are the user's to correct.
     """
-    known = np.isfinite(lonlat).all(axis=1)
-    possible = known & (np.abs(np.where(known[:, None], lonlat, 0)) <= (180, 90)).all(axis=1)
+    known: npt.NDArray[np.bool_] = np.isfinite(lonlat).all(axis=1)
+    in_range = np.abs(np.where(known[:, None], lonlat, 0.0)) <= np.array([180.0, 90.0])
+    possible: npt.NDArray[np.bool_] = known & in_range.all(axis=1)
     if possible.sum() * 2 < known.sum():
         try:
             check_lonlat(lonlat[known])
@@ -373,11 +380,6 @@ def _tags_or_none(path: Path) -> PhotoTags:
         return PhotoTags()
 
 
-def _take(values: object, indices: npt.NDArray[np.intp]) -> object:
-    if isinstance(values, pd.DataFrame):
-        return values.iloc[indices].reset_index(drop=True)
-    if isinstance(values, np.ndarray):
-        return values[indices]
-    if isinstance(values, tuple):
-        return tuple(values[index] for index in indices)
-    raise TypeError(f"cannot take rows of {type(values).__name__}")
+def _indices(rows: npt.ArrayLike) -> npt.NDArray[np.intp]:
+    chosen = np.asarray(rows)
+    return np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.intp)
