@@ -1,8 +1,10 @@
-"""A scene as it would look on another scene's grid."""
+"""Two scenes on one grid."""
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,15 @@ from gair_core.sentinel2.scene import Scene
 
 # Coordinates are rounded to this part of a pixel, so that grids that coincide give back the very same values.
 _STEPS_PER_PIXEL = 2**20
+
+
+class SceneReader(Protocol):
+    """What the engine asks of a scene."""
+
+    grid: Grid
+
+    def read(self, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Read a window of `grid`; see `gair_core.sentinel2.scene.Scene.read`."""
 
 
 class AlignedScene:
@@ -68,6 +79,34 @@ class AlignedScene:
         places = np.round(places * _STEPS_PER_PIXEL) / _STEPS_PER_PIXEL
         column, row = places.T.reshape(2, window.height, window.width)
         return column, row
+
+
+class CommonPixels:
+    """A scene without the pixels that another scene on the same grid has no data for.
+
+    The encoder sees the surroundings of a pixel. Where only one of two dates has a cloud mask or an edge, it
+    would see different surroundings of the same ground, and the difference would pass for a change.
+
+    Args:
+        scene: The scene.
+        other: The other one.
+        lock: Shared by everything that reads from either, since each is read by one thread at a time.
+
+    Attributes:
+        grid: The grid of both.
+    """
+
+    def __init__(self, scene: SceneReader, other: SceneReader, lock: threading.Lock) -> None:
+        self.grid = scene.grid
+        self._scene, self._other, self._lock = scene, other, lock
+
+    def read(self, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Read a window of `grid`; see `gair_core.sentinel2.scene.Scene.read`."""
+        with self._lock:
+            dn, valid = self._scene.read(window)
+            valid &= self._other.read(window)[1]
+        dn[:, ~valid] = 0
+        return dn, valid
 
 
 @dataclass(frozen=True)

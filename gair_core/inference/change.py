@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from gair_core.errors import BadInputError
 from gair_core.geo.grid import Grid, Window
 from gair_core.head_checkpoint import is_head, load_head
 from gair_core.heads.base import Head, embedding_lattice, embedding_rim
-from gair_core.inference.alignment import AlignedScene
+from gair_core.inference.alignment import AlignedScene, CommonPixels
 from gair_core.inference.classes import class_dtype, class_values, class_writer
 from gair_core.inference.lattice import PixelSampler, PixelStrip
 from gair_core.inference.models import load_model
@@ -50,8 +51,8 @@ class ChangeRequest(EngineOptions, SceneOptions, OutputRequest):
     """Compare two dates of one place, pixel by pixel, on the first date's grid.
 
     With a model, the result is the cosine distance of the embeddings, 0 (the same) to 2; with a change head,
-    its classes. The options of the scene hold for both dates, but for those that have an own one for the
-    second. Only the overlap of the two is written.
+    its classes. Pixels that one date lacks are left out of both. The options of the scene hold for both
+    dates, but for those that have an own one for the second. Only the overlap of the two is written.
     """
 
     before: CliPositionalArg[str] = Field(description="the first date: file, folder, SAFE, zip or STAC item")
@@ -164,16 +165,15 @@ def change(request: ChangeRequest, progress: Progress | None = None) -> ChangeRe
                 seconds=2 * seconds * plan.count,
                 bytes=expected_bytes(place.grid, 1, comparison.dtype),
             )
-        # The engine asks of a scene no more than its grid and its pixels.
-        aligned = cast("Scene", AlignedScene(after, before.grid))
+        dates = _on_common_pixels(before, after)
         joint = _JointProgress(progress)
 
-        def strips(date: int, scene: Scene) -> Iterator[PixelStrip]:
+        def strips(date: int) -> Iterator[PixelStrip]:
             rim = comparison.rim(date)
             own = PixelSampler(place.whole, before.grid, engine.patch, place.window, rim)
             return own.sample(
                 engine.strips(
-                    scene,
+                    dates[date],
                     plan,
                     lambda features: comparison.lattice(features, date),
                     joint.part(date),
@@ -191,7 +191,7 @@ def change(request: ChangeRequest, progress: Progress | None = None) -> ChangeRe
         )
         tally = _Tally()
         with _writer(request, head, place.grid, tags, progress) as writer:
-            for one, other in zip(strips(0, before), strips(1, aligned), strict=True):
+            for one, other in zip(strips(0), strips(1), strict=True):
                 valid = one.valid & other.valid
                 pixels = comparison.pixels(one.values, other.values, valid)
                 tally.add(pixels, valid)
@@ -214,6 +214,15 @@ def _load(request: ChangeRequest) -> tuple[Head | None, GAIR]:
             "Use gair segment, a change head, or a model without a head.",
         )
     return head, model
+
+
+def _on_common_pixels(before: Scene, after: Scene) -> tuple[Scene, Scene]:
+    """Return both dates on the first one's grid, without what either lacks."""
+    aligned = AlignedScene(after, before.grid)
+    lock = threading.Lock()
+    dates = CommonPixels(before, aligned, lock), CommonPixels(aligned, before, lock)
+    # The engine asks of a scene no more than its grid and its pixels.
+    return cast("tuple[Scene, Scene]", dates)
 
 
 def _distance(model: GAIR) -> _Comparison:

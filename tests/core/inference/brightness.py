@@ -12,7 +12,8 @@ from gair_core.heads import HeadClass, HeadConfig, HeadMetadata, LinearChangeHea
 from gair_core.model import GAIR
 from gair_core.sentinel2.bands import MEAN, STD, normalize
 
-DARK, BRIGHT = 1500, 6000
+# Within the range that normalisation keeps in every band, so that the model is linear between them.
+DARK, BRIGHT = 1000, 2400
 CLASSES = (
     HeadClass(value=3, name="dark ground", colour=(10, 20, 30)),
     HeadClass(value=7, name='bright & "wide"', colour=(250, 240, 10)),
@@ -26,7 +27,7 @@ CHANGES = (
 def save_model(path) -> GAIR:
     """Save a model whose tokens do not look at each other and whose H copies the patch itself."""
     torch.manual_seed(0)
-    scenes = RemoteSensingConfig(width=16, depth=1, num_heads=1)
+    scenes = RemoteSensingConfig(width=16, depth=1, num_heads=1, final_norm=False)
     model = GAIR(GAIRConfig(embed_dim=16, remote_sensing=scenes, street_view=None, location=None)).eval()
     with torch.no_grad():
         for name, tensor in model.remote_sensing.named_parameters():
