@@ -57,9 +57,8 @@ from gair_core.inference.writers import (
     RasterWriter,
     check_raster_destination,
 )
-from gair_core.photos.panoramas import views
-from gair_core.photos.preprocess import preprocess
-from gair_core.photos.reading import open_photo
+from gair_core.photos.batches import PhotoBatcher
+from gair_core.photos.selection import usable
 from gair_core.photos.tables import PhotoTable, read_photos
 from gair_core.progress import Progress
 from gair_core.sentinel2.scene import Scene
@@ -195,7 +194,7 @@ def similarity(request: SimilarityRequest, progress: Progress | None = None) -> 
         plan = engine.plan(scene, _lattice_window(run, rasters))
         if request.dry_run:
             return _estimate(run, plan, photos, rasters)
-        share = 0.97 * len(photos.names) / (len(photos.names) + _PHOTOS_PER_TILE * plan.count)
+        share = 0.97 * len(photos) / (len(photos) + _PHOTOS_PER_TILE * plan.count)
         encoded, vectors = _encode(run, photos, share)
         rasters = [part for raster in rasters if (part := raster.of(encoded)) is not None]
         photos = photos.only(encoded)
@@ -236,53 +235,31 @@ class _Photos:
 
     Attributes:
         table: The photos.
-        names: What they are called in warnings and outputs.
         uv: Their places in the scene's footprint, shape (N, 2), float64.
     """
 
     table: PhotoTable
-    names: tuple[str, ...]
     uv: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the photos are called."""
+        return tuple(self.table.name(row) for row in range(len(self)))
 
     def only(self, chosen: npt.NDArray[np.int64]) -> _Photos:
         """Return some of them."""
-        return _Photos(self.table.take(chosen), tuple(self.names[index] for index in chosen), self.uv[chosen])
+        return _Photos(self.table.take(chosen), self.uv[chosen])
 
 
 def _photos_inside(run: _Run) -> _Photos:
-    """Read the table of photos and drop, by name, those that have no place in the scene."""
-    table = read_photos(run.request.photos, photo_field=run.request.photo_field)
+    """Read the table of photos and leave out, by name, those that cannot be opened or lie elsewhere."""
     footprint = run.scene.grid.footprint
-    located = np.logical_and(*np.isfinite(table.lonlat).T)
-    footprint.check_not_swapped(table.lonlat[located])
-    uv = np.full((len(table), 2), np.nan)
-    uv[located] = footprint.uv(table.lonlat[located])
-    inside = footprint.contains(uv)
-    kept = []
-    for row in range(len(table)):
-        if table.paths[row] is None:
-            _skip(run, table.name(row), "it names no photo")
-        elif not located[row]:
-            _skip(run, table.name(row), "it has no coordinates")
-        elif not inside[row]:
-            _skip(run, table.name(row), "it lies outside the scene")
-        else:
-            kept.append(row)
-    if not kept:
-        raise _none_left(len(table))
-    names = tuple(table.name(row) for row in range(len(table)))
-    return _Photos(table, names, uv).only(np.array(kept))
-
-
-def _skip(run: _Run, name: str, reason: str) -> None:
-    run.progress.log("warning", f"The photo {name} is skipped: {reason}.")
-
-
-def _none_left(count: int) -> BadInputError:
-    return BadInputError(
-        f"None of the {count} photos can be used; the warnings say why.",
-        "Check their paths, their coordinates and the scene.",
-    )
+    listed = read_photos(run.request.photos, photo_field=run.request.photo_field)
+    table = usable(listed, footprint, run.progress)
+    return _Photos(table, footprint.uv(table.lonlat))
 
 
 def _encode(run: _Run, photos: _Photos, share: float) -> tuple[npt.NDArray[np.int64], Tensor]:
@@ -291,40 +268,21 @@ def _encode(run: _Run, photos: _Photos, share: float) -> tuple[npt.NDArray[np.in
     Returns:
         Which photos they are, and their vectors of length 1, shape (N, D), on the CPU.
     """
-    model, progress = run.engine.model, run.progress
-    size = _PHOTO_BATCH[run.engine.device.type]
-    kept: list[int] = []
+    model, device, config = run.engine.model, run.engine.device, run.engine.model.config.street_view
+    if config is None:
+        raise BadInputError("The model has no photo encoder.")
+    rows: list[npt.NDArray[np.int64]] = []
     vectors: list[Tensor] = []
-    for start in range(0, len(photos.names), size):
-        batch = []
-        for index in range(start, min(start + size, len(photos.names))):
-            progress.raise_if_cancelled()
-            try:
-                batch.append(_pixels(run, photos, index))
-            except BadInputError as error:
-                _skip(run, photos.names[index], error.message.rstrip("."))
-            else:
-                kept.append(index)
-        if batch:
-            with torch.inference_mode():
-                encoded = model.encode_street_view(torch.stack(batch).to(run.engine.device))
-                vectors.append(F.normalize(encoded.float(), dim=-1).cpu())
-        done = min(start + size, len(photos.names))
-        progress.report(share * done / len(photos.names), f"photo {done} of {len(photos.names)}")
-    if not vectors:
-        raise _none_left(len(photos.names))
-    return np.array(kept), torch.cat(vectors)
-
-
-def _pixels(run: _Run, photos: _Photos, index: int) -> Tensor:
-    """Return a photo as the encoder takes it; of a panorama, the view along its heading."""
-    config, path = run.engine.model.config.street_view, photos.table.paths[index]
-    if config is None or path is None:
-        raise BadInputError("There is no photo, or no encoder for it.")
-    image = open_photo(path)
-    if photos.table.panorama[index]:
-        _, image = next(views(image))
-    return preprocess(image, config)
+    batches = PhotoBatcher(photos.table, config, batch_size=_PHOTO_BATCH[device.type], progress=run.progress)
+    for batch in batches:
+        run.progress.raise_if_cancelled()
+        with torch.inference_mode():
+            encoded = model.encode_street_view(batch.images.to(device))
+            vectors.append(F.normalize(encoded.float(), dim=-1).cpu())
+        rows.append(batch.rows)
+        done = int(batch.rows[-1]) + 1
+        run.progress.report(share * done / len(photos), f"photo {done} of {len(photos)}")
+    return np.concatenate(rows), torch.cat(vectors)
 
 
 @dataclass(frozen=True)
@@ -365,7 +323,7 @@ class _Raster:
 
 def _rasters(run: _Run, photos: _Photos) -> list[_Raster]:
     """Return the rasters of the mode."""
-    output, window, count = Path(run.request.output), run.place.window, len(photos.names)
+    output, window, count = Path(run.request.output), run.place.window, len(photos)
     if run.request.mode == "mean":
         return [_Raster(output, window, ("mean cosine",), np.full((1, count), 1 / count))]
     if run.request.group_field is not None:
@@ -510,7 +468,7 @@ def _compare(
         output=request.output,
         rasters=len(rasters),
         bands=tuple(name for raster in rasters for name in raster.bands),
-        photos=len(photos.names),
+        photos=len(photos),
         minimum=found.minimum,
         maximum=found.maximum,
         photos_output=str(request.scores_path) if request.scores else None,
@@ -674,7 +632,7 @@ def _estimate(run: _Run, plan: TilePlan, photos: _Photos, rasters: Sequence[_Ras
     seconds = plan.count * run.engine.seconds_per_tile(lambda features: embedding_lattice(model, features))
     return Estimate(
         tiles=plan.count,
-        seconds=seconds * (1 + len(photos.names) / (_PHOTOS_PER_TILE * plan.count)),
+        seconds=seconds * (1 + len(photos) / (_PHOTOS_PER_TILE * plan.count)),
         bytes=sum(raster.bytes for raster in rasters),
     )
 

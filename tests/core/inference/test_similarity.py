@@ -427,7 +427,7 @@ def test_progress_rises_to_1(mode, large, tmp_path):
 
 def test_a_dry_run_counts_tiles_and_bytes(large, tmp_path):
     scene, table = large
-    options = {"scene": str(scene), "photos": str(table), "tile_size": 96, "dry_run": True}
+    options = {"scene": str(scene), "photos": str(table), "tile_size": 96, "margin": 12, "dry_run": True}
     whole = similarity(SimilarityRequest(**options, output=str(tmp_path / "out.tif")))
     assert isinstance(whole, Estimate)
     assert (whole.tiles, whole.bytes) == (5 * 5, 330 * 290 * 4)
