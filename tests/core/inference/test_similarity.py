@@ -21,6 +21,7 @@ from gair_core.errors import BadInputError, CancelledError
 from gair_core.inference.request import Estimate
 from gair_core.inference.similarity import SimilarityRequest, SimilarityResult, similarity
 from gair_core.model import GAIR
+from gair_core.photos.panoramas import views
 from gair_core.photos.preprocess import preprocess
 from gair_core.photos.reading import open_photo
 from gair_core.progress import Progress
@@ -460,3 +461,114 @@ def test_two_photos_of_one_name_get_two_rasters(tmp_path):
     table.write_text(table.read_text().replace("0.png", "a/same.png").replace("1.png", "b/Same.png"))
     run(scene, table, tmp_path / "out", mode="photo")
     assert sorted(path.name for path in (tmp_path / "out").glob("*.tif")) == ["Same_2.tif", "same.tif"]
+
+
+def around(monkeypatch, folder: Path, lon: float, lat: float, zone: str) -> Path:
+    """Write a scene of 96 x 96 pixels with a place in its middle."""
+    x, y = pyproj.Transformer.from_crs("EPSG:4326", zone, always_xy=True).transform(lon, lat)
+    corner = rasterio.transform.from_origin(round(x - 480, -1), round(y + 480, -1), 10, 10)
+    monkeypatch.setitem(scenes.PLACES, "here", (zone, corner))
+    return scenes.write(folder / "scene.tif", scenes.textured(96, 96), "here")
+
+
+def test_a_folder_of_photos_with_positions_in_their_tags(shared, tmp_path, monkeypatch):
+    # Three photos within 18 m of each other: neighbouring pixels, each with its own score.
+    scene = around(monkeypatch, tmp_path, 13.4004, 52.5190, "EPSG:32633")
+    result = run(scene, shared / "data/photos_exif", tmp_path / "out.tif")
+    assert result.photos == 3
+    assert len(result.warnings) == 10
+    assert all("outside the scene" in warning for warning in result.warnings)
+    found = geopandas.read_file(tmp_path / "out_photos.gpkg")
+    assert found.photo.tolist() == [f"berlin/0{number}.jpg" for number in (1, 2, 3)]
+    assert found.altitude.tolist() == [27, 30, 39]
+    raster = read(tmp_path / "out.tif")[0]
+    with rasterio.open(tmp_path / "out.tif") as dataset:
+        places = found.to_crs(dataset.crs).geometry
+        pixels = [dataset.index(place.x, place.y) for place in places]
+    assert len(set(pixels)) >= 2
+    # The raster is the mean over the photos, of which each score has its own share.
+    assert found.similarity.mean() == pytest.approx(np.mean([raster[pixel] for pixel in pixels]), abs=0.01)
+
+
+def test_panoramas_and_identifiers_of_sixteen_digits(shared, tmp_path, monkeypatch):
+    with (shared / "data/photos_csv/photos.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    first = next(row for row in rows if row["projection_type"] == "spherical")
+    scene = around(monkeypatch, tmp_path, float(first["lon"]), float(first["lat"]), "EPSG:32632")
+    result = run(scene, shared / "data/photos_csv/photos.csv", tmp_path / "out.tif", resolution="lattice")
+    found = geopandas.read_file(tmp_path / "out_photos.gpkg").set_index("uuid")
+    assert first["uuid"] in found.index
+    assert len(found) == result.photos < len(rows)
+    originals = {row["uuid"]: row["orig_id"] for row in rows}
+    assert all(str(line.orig_id) == originals[uuid] for uuid, line in found.iterrows())
+    # The panorama is compared as what a camera would have seen along its heading.
+    gair = checkpoint.load("demo")
+    image = open_photo(shared / "data/photos_csv" / first["photo"])
+    _, view = next(views(image))
+    with torch.no_grad():
+        photo = F.normalize(gair.encode_street_view(preprocess(view, gair.config.street_view)[None]), dim=-1)
+        z = gair.localizer.lattice(features_of(gair, scenes.textured(96, 96)))[0]
+    best = F.cosine_similarity(photo[0][:, None], z.flatten(1), dim=0).max()
+    assert found.best_similarity[first["uuid"]] == pytest.approx(float(best), abs=1e-5)
+
+
+def test_groups_of_numbers_are_in_their_order(tmp_path):
+    scene = scenes.write(tmp_path / "scene.tif", scenes.textured(64, 48))
+    table = write_photos(tmp_path, PLACES, [10, 9, 10, 100])
+    result = run(scene, table, tmp_path / "out.tif", mode="group", group_field="kind", scores=False)
+    assert result.bands == ("9", "10", "100")
+
+
+def test_a_group_whose_photos_are_all_damaged_has_no_band(tmp_path):
+    scene = scenes.write(tmp_path / "scene.tif", scenes.textured(64, 48))
+    table = write_photos(tmp_path, PLACES, ["a", "b", "b", "c"])
+    (tmp_path / "0.png").write_bytes((tmp_path / "0.png").read_bytes()[:200])
+    result = run(scene, table, tmp_path / "out.tif", mode="group", group_field="kind")
+    assert result.bands == ("b", "c")
+    assert read(tmp_path / "out.tif").shape == (2, 64, 48)
+    assert any("0.png" in warning for warning in result.warnings)
+
+
+def test_an_extent_without_data_is_refused(large, tmp_path):
+    scene, table = large
+    left, top = TRANSFORM @ (205, 105)
+    extent = (left, top - 200, left + 100, top)
+    for mode, output in [("mean", "out.tif"), ("photo", "out")]:
+        with pytest.raises(BadInputError, match="no data in the extent"):
+            run(
+                scene,
+                table,
+                tmp_path / output,
+                mode=mode,
+                radius="full" if mode == "photo" else 1,
+                extent=extent,
+            )
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_photos_whose_window_misses_the_extent_are_named(large, tmp_path):
+    scene, table = large
+    left, top = TRANSFORM @ (0, 0)
+    options = {"mode": "photo", "radius": 300.0, "scores": False}
+    result = run(scene, table, tmp_path / "out", extent=(left, top - 500, left + 500, top), **options)
+    assert result.bands == ("0.png",)
+    assert sum("does not meet the extent" in warning for warning in result.warnings) == 3
+    with pytest.raises(BadInputError, match="window meets the extent"):
+        run(scene, table, tmp_path / "out", extent=(left + 1500, top - 100, left + 1600, top), **options)
+
+
+def test_a_model_without_a_photo_encoder_is_refused_before_any_work(tmp_path):
+    config = GAIRConfig.preset("tiny").model_copy(update={"location": None, "street_view": None})
+    checkpoint.save(GAIR(config).eval(), tmp_path / "scenes only.safetensors")
+    scene = scenes.write(tmp_path / "scene.tif", scenes.textured(64, 48))
+    with pytest.raises(BadInputError, match="street_view"):
+        run(scene, "nothing", tmp_path / "out.tif", model=str(tmp_path / "scenes only.safetensors"))
+
+
+def test_photos_with_swapped_coordinates_are_told_so(tmp_path):
+    scene = scenes.write(tmp_path / "scene.tif", scenes.textured(64, 48))
+    table = write_photos(tmp_path, PLACES)
+    table.write_text(table.read_text().replace("lon,lat", "lat,lon"))
+    with pytest.raises(BadInputError, match=r"(?i)swap"):
+        run(scene, table, tmp_path / "out.tif")
+    assert left_over(tmp_path, table) == []
