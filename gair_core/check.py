@@ -274,7 +274,8 @@ def _test_nili(case: _Case) -> str:
     # More queries than patches take another way through NILI than few do: test both.
     dense = torch.cat([localizer.interpolate(features, uv[None])[0], _few(localizer, features, uv)])
     wanted = evaluate_directly(localizer, features, uv).repeat(2, 1)
-    return _compare(dense, wanted, 1e-3)
+    # GPUs convolve in TF32, which keeps 11 bits.
+    return _compare(dense, wanted, 1e-4 if case.device.type == "cpu" else 1e-2)
 
 
 def _few(localizer: NILI, features: Tensor, uv: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from gair_core.model.gair import GAIR
 from gair_core.photos.panoramas import views
 from gair_core.photos.preprocess import preprocess
 from gair_core.photos.reading import open_photo
+from gair_core.photos.selection import SkippedPhotos
 from gair_core.photos.tables import PhotoTable, read_photos
 from gair_core.progress import Progress
 from gair_core.sentinel2.scene import Scene
@@ -205,16 +206,18 @@ def _encode(photos: PhotoTable, model: GAIR, progress: Progress) -> list[_Query]
         BadInputError: None can.
     """
     queries = []
+    skipped = SkippedPhotos(progress)
     for row in range(len(photos)):
         progress.raise_if_cancelled()
         try:
             embedding = _encode_one(photos, row, model)
         except BadInputError as error:
-            progress.log("warning", f"The photo {photos.name(row)} is skipped: {error.message}")
+            skipped.skip(photos.name(row), "unusable", error.message.rstrip("."))
         else:
             lon, lat = photos.lonlat[row].tolist()
             queries.append(_Query(photos.name(row), embedding, None if math.isnan(lon) else (lon, lat)))
         progress.report(_PHOTO_SHARE * (row + 1) / len(photos), f"photo {row + 1} of {len(photos)}")
+    skipped.finish()
     if not queries:
         raise BadInputError(
             f"None of the {len(photos)} photos can be used; the warnings say why.",
@@ -227,7 +230,7 @@ def _encode_one(photos: PhotoTable, row: int, model: GAIR) -> Tensor:
     """Return g(s) of length 1, shape (D,), on the CPU; of a panorama, its view to the front."""
     path = photos.paths[row]
     if path is None:
-        raise BadInputError("The row names no photo.")
+        raise BadInputError("the table names no file")
     if model.config.street_view is None:
         raise BadInputError("The model has no photo encoder.")
     image = open_photo(path)

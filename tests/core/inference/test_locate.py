@@ -255,6 +255,7 @@ def test_a_dry_run_writes_nothing(tokyo, shared, tmp_path):
         output=str(tmp_path / "places.gpkg"),
         dry_run=True,
         tile_size=96,
+        margin=12,
     )
     estimate = locate(request)
     assert isinstance(estimate, Estimate)
