@@ -43,8 +43,8 @@ from gair_core.progress import Level, Progress
 from gair_core.sentinel2.scene import Scene
 from gair_core.task import Result, Task
 
-# Distances lie in [0, 2]; beyond 1 two embeddings point away from each other, which change rarely does.
-_STYLE_LIMIT = 1.0
+# Distances lie in [0, 2]; at 0.5 (60 degrees) nothing of a place is as it was, and one scale serves all maps.
+_STYLE_LIMIT = 0.5
 
 
 class ChangeRequest(EngineOptions, SceneOptions, OutputRequest):

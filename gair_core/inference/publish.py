@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from gair_core.errors import BadInputError
 from gair_core.inference import outputs
 
 
@@ -48,6 +49,13 @@ class Publication:
             for ending in (".aux.xml", ".ovr", ".msk"):
                 output.with_name(output.name + ending).unlink(missing_ok=True)
 
+    def explain(self, error: BadInputError) -> BadInputError:
+        """Return an error that names the outputs as the user knows them."""
+        message = error.message
+        for output, staged in self._staged.items():
+            message = message.replace(str(staged), str(output))
+        return type(error)(message, error.hint)
+
 
 def _with_style(staged: Path, output: Path) -> Iterator[tuple[Path, Path]]:
     yield staged, output
@@ -69,5 +77,8 @@ def published_together(token: str, *wanted: Path) -> Iterator[Publication]:
             stack.enter_context(outputs.live(output, token))
             stack.enter_context(outputs.live(output.with_suffix(".qml"), token))
         publication = Publication(token)
-        yield publication
-        publication.publish()
+        try:
+            yield publication
+            publication.publish()
+        except BadInputError as error:
+            raise publication.explain(error) from error

@@ -6,11 +6,13 @@ import json
 
 import geopandas
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
 import rasterio.features
 import torch
 from defusedxml import ElementTree
+from pyogrio.errors import DataSourceError
 
 from gair_core import checkpoint
 from gair_core.config import GAIRConfig
@@ -372,6 +374,17 @@ def test_when_one_output_fails_nothing_is_left_of_any(place, old, small, out, mo
     with pytest.raises(expected):
         everything(small, out, progress)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_failed_write_names_the_output_that_was_asked_for(small, out, monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise DataSourceError("no space left on device")
+
+    monkeypatch.setattr(pyogrio, "write_dataframe", fail)
+    with pytest.raises(BadInputError, match=r"out/a\.gpkg failed: .*no space left") as info:
+        everything(small, out)
+    assert "staged" not in str(info.value)
+    assert names(out) == set()
 
 
 def test_all_outputs_appear_together_over_older_ones(small, out):
