@@ -302,7 +302,7 @@ class SceneScores:
     """
 
     BINS = 32768
-    # Cosines per step: bounds memory at 16 MB.
+    # Values per step, vectors and cosines: bounds memory at some 16 MB.
     _STEP = 4 * 2**20
 
     def __init__(
@@ -346,7 +346,7 @@ class SceneScores:
         self.patches += len(inside)
         vectors = strip.values.flatten(1)
         indices = torch.from_numpy(inside)
-        for part in indices.split(max(1, self._STEP // len(self._queries))):
+        for part in indices.split(max(1, self._STEP // sum(self._queries.shape))):
             chosen = vectors[:, part]
             length = torch.linalg.vector_norm(chosen, dim=0).clamp_(min=1e-12)
             self._compare((self._queries @ chosen).div_(length), part + strip.row * self._shape[1])

@@ -194,11 +194,15 @@ def similarity(request: SimilarityRequest, progress: Progress | None = None) -> 
         plan = engine.plan(scene, _lattice_window(run, rasters))
         if request.dry_run:
             return _estimate(run, plan, photos, rasters)
-        share = 0.97 * len(photos) / (len(photos) + _PHOTOS_PER_TILE * plan.count)
-        encoded, vectors = _encode(run, photos, share)
-        rasters = [part for raster in rasters if (part := raster.of(encoded)) is not None]
-        photos = photos.only(encoded)
-        return _compare(run, photos, vectors, rasters, share)
+        share = run.encoded * len(photos) / (len(photos) + _PHOTOS_PER_TILE * plan.count)
+        chosen, vectors = _encode(run, photos, share)
+        rasters = [part for raster in rasters if (part := raster.of(chosen)) is not None]
+        if not rasters:
+            raise BadInputError(
+                f"No photo that can be read has the attribute {request.group_field!r}.",
+                "The warnings name the others; check their files.",
+            )
+        return _compare(run, photos.only(chosen), vectors, rasters, share)
 
 
 @dataclass(frozen=True)
@@ -210,6 +214,11 @@ class _Run:
     scene: Scene
     place: OutputWindow
     progress: Progress
+
+    @property
+    def encoded(self) -> float:
+        """The fraction that is done when the scene is encoded; rasters of photos are written after it."""
+        return 0.9 if self.request.mode == "photo" else 0.97
 
     @property
     def rim_weight(self) -> Tensor:
@@ -449,9 +458,12 @@ def _compare(
     """Encode the scene and write everything, given the photos' vectors of length 1, shape (N, D)."""
     request, model, patch = run.request, run.engine.model, run.engine.patch
     plan = run.engine.plan(run.scene, _lattice_window(run, rasters))
-    end = 0.9 if request.mode == "photo" else 0.97
     strips = run.engine.strips(
-        run.scene, plan, lambda features: embedding_lattice(model, features), run.progress, (share, end)
+        run.scene,
+        plan,
+        lambda features: embedding_lattice(model, features),
+        run.progress,
+        (share, run.encoded),
     )
     scores = _scores(run, photos, vectors) if request.scores else None
     if scores is not None:
@@ -546,7 +558,8 @@ def _write_stored(
     found = _Spread()
     with _new_files_removed_on_failure(Path(run.request.output), rasters):
         for index, raster in enumerate(rasters):
-            run.progress.report(0.9 + 0.09 * index / len(rasters), f"raster {index + 1} of {len(rasters)}")
+            done = run.encoded + (0.99 - run.encoded) * index / len(rasters)
+            run.progress.report(done, f"raster {index + 1} of {len(rasters)}")
             sampler = run.sampler(raster.window, queries[index : index + 1])
             part = _write(run, raster, sampler, iter([store.strip(index)]))
             found.merge(part)

@@ -529,6 +529,31 @@ def test_a_group_whose_photos_are_all_damaged_has_no_band(tmp_path):
     assert any("0.png" in warning for warning in result.warnings)
 
 
+def test_groups_without_a_readable_photo_are_refused(tmp_path):
+    scene = scenes.write(tmp_path / "scene.tif", scenes.textured(64, 48))
+    table = write_photos(tmp_path, PLACES, ["a", "", "", ""])
+    (tmp_path / "0.png").write_bytes((tmp_path / "0.png").read_bytes()[:200])
+    with pytest.raises(BadInputError, match="No photo that can be read has the attribute 'kind'"):
+        run(scene, table, tmp_path / "out.tif", mode="group", group_field="kind")
+    assert left_over(tmp_path, table) == []
+
+
+def test_a_model_with_plain_bilinear_embeddings(tmp_path):
+    torch.manual_seed(2)
+    changes = {"location": None, "nili": None, "localizer": "bilinear"}
+    gair = GAIR(GAIRConfig.preset("tiny").model_copy(update=changes)).eval()
+    checkpoint.save(gair, tmp_path / "bilinear.safetensors")
+    dn = scenes.textured(64, 48)
+    scene = scenes.write(tmp_path / "scene.tif", dn)
+    table = write_photos(tmp_path, PLACES)
+    run(scene, table, tmp_path / "out.tif", model=str(tmp_path / "bilinear.safetensors"))
+    # In a scene it is continued to the edge, as NILI is without its rim term.
+    z = F.interpolate(features_of(gair, dn), size=(64, 48), mode="bilinear")[0]
+    photos = embedded(gair, photo_files(table))
+    expected = F.cosine_similarity(photos[:, :, None, None], z[None], dim=1).mean(0)
+    np.testing.assert_allclose(read(tmp_path / "out.tif")[0], expected, atol=1e-5)
+
+
 def test_an_extent_without_data_is_refused(large, tmp_path):
     scene, table = large
     left, top = TRANSFORM @ (205, 105)
