@@ -24,10 +24,7 @@ from gair_core.inference.peaks import PeakFinder, Place, refine
 from gair_core.inference.request import EngineOptions, Estimate, OutputRequest, SceneOptions, require_part
 from gair_core.inference.vectors import check_vector_destination, write_vector
 from gair_core.model.gair import GAIR
-from gair_core.photos.panoramas import views
-from gair_core.photos.preprocess import preprocess
-from gair_core.photos.reading import open_photo
-from gair_core.photos.selection import SkippedPhotos
+from gair_core.photos.batches import PhotoBatcher
 from gair_core.photos.tables import PhotoTable, read_photos
 from gair_core.progress import Progress
 from gair_core.sentinel2.scene import Scene
@@ -40,6 +37,8 @@ _GEOD = pyproj.Geod(ellps="WGS84")
 # Peaks of the lattice that are refined for each place that is wanted: the order changes a little from patches
 # to pixels, and peaks of neighbouring patches may meet.
 _SPARE = 3
+# Photos of a batch. On a CPU a batch must end well within the two seconds that a cancel may take.
+_PHOTOS = {"cpu": 4, "mps": 16, "cuda": 64}
 # Share of the photos in the progress.
 _PHOTO_SHARE = 0.1
 # Bytes of a row of the output, for the estimate.
@@ -200,45 +199,26 @@ def locate(request: LocateRequest, progress: Progress | None = None) -> LocateRe
 
 
 def _encode(photos: PhotoTable, model: GAIR, progress: Progress) -> list[_Query]:
-    """Encode the photos that can be read; the others are named in warnings.
+    """Encode the photos that can be read (of a panorama the view to the front); warnings name the others.
 
     Raises:
         BadInputError: None can.
     """
-    queries = []
-    skipped = SkippedPhotos(progress)
-    for row in range(len(photos)):
-        progress.raise_if_cancelled()
-        try:
-            embedding = _encode_one(photos, row, model)
-        except BadInputError as error:
-            skipped.skip(photos.name(row), "unusable", error.message.rstrip("."))
-        else:
-            lon, lat = photos.lonlat[row].tolist()
-            queries.append(_Query(photos.name(row), embedding, None if math.isnan(lon) else (lon, lat)))
-        progress.report(_PHOTO_SHARE * (row + 1) / len(photos), f"photo {row + 1} of {len(photos)}")
-    skipped.finish()
-    if not queries:
-        raise BadInputError(
-            f"None of the {len(photos)} photos can be used; the warnings say why.",
-            "Check the paths and the files.",
-        )
-    return queries
-
-
-def _encode_one(photos: PhotoTable, row: int, model: GAIR) -> Tensor:
-    """Return g(s) of length 1, shape (D,), on the CPU; of a panorama, its view to the front."""
-    path = photos.paths[row]
-    if path is None:
-        raise BadInputError("the table names no file")
     if model.config.street_view is None:
         raise BadInputError("The model has no photo encoder.")
-    image = open_photo(path)
-    if photos.panorama[row]:
-        _, image = next(views(image))
-    pixels = preprocess(image, model.config.street_view)[None].to(model.device)
-    with torch.inference_mode():
-        return F.normalize(model.encode_street_view(pixels).float(), dim=-1)[0].cpu()
+    queries = []
+    size = _PHOTOS[model.device.type]
+    for batch in PhotoBatcher(photos, model.config.street_view, batch_size=size, progress=progress):
+        progress.raise_if_cancelled()
+        with torch.inference_mode():
+            embeddings = F.normalize(model.encode_street_view(batch.images.to(model.device)).float(), dim=-1)
+        for row, embedding in zip(batch.rows.tolist(), embeddings.cpu(), strict=True):
+            lon, lat = photos.lonlat[row].tolist()
+            place = None if math.isnan(lon) else (lon, lat)
+            queries.append(_Query(photos.name(row), embedding, place))
+        done = int(batch.rows[-1]) + 1
+        progress.report(_PHOTO_SHARE * done / len(photos), f"photo {done} of {len(photos)}")
+    return queries
 
 
 def _reach(scene: Scene, patch: int, radius: float) -> tuple[int, int]:

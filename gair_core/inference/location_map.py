@@ -26,6 +26,8 @@ from gair_core.inference.request import Estimate, Extent, OutputRequest, require
 from gair_core.inference.styles import ramp_style
 from gair_core.inference.writers import RasterWriter, check_raster_destination, expected_bytes
 from gair_core.model.gair import GAIR
+from gair_core.photos.exif import read_tags
+from gair_core.photos.panoramas import views
 from gair_core.photos.preprocess import preprocess
 from gair_core.photos.reading import open_photo
 from gair_core.progress import Progress
@@ -232,11 +234,17 @@ def mesh_lonlat(grid: Grid, row: int, rows: int) -> Float64Array:
 
 
 def encode_photo(model: GAIR, path: str) -> Tensor:
-    """Return the projected embedding g(s) of a photo with length 1, shape (D,), on the model's device."""
+    """Return the projected embedding g(s) of a photo with length 1, shape (D,), on the model's device.
+
+    Of a panorama (by its tags) it is that of the view to the front.
+    """
     config = model.config.street_view
     if config is None:
         raise BadInputError("The model has no photo encoder.")
-    pixels = preprocess(open_photo(path), config)[None].to(model.device)
+    photo = open_photo(path)
+    if read_tags(path).panorama:
+        _, photo = next(views(photo))
+    pixels = preprocess(photo, config)[None].to(model.device)
     with torch.inference_mode():
         return F.normalize(model.encode_street_view(pixels).float(), dim=-1)[0]
 

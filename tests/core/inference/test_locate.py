@@ -268,9 +268,9 @@ def test_a_dry_run_writes_nothing(tokyo, shared, tmp_path):
     [
         ({"photos": "nowhere.csv"}, "does not exist"),
         ({"photos": "empty"}, "holds no photos"),
-        ({"photos": "broken.jpg"}, "None of the 1 photos can be used"),
+        ({"photos": "broken.jpg"}, "None of the 1 photos"),
         ({"photos": "missing.jpg"}, "missing.jpg does not exist"),
-        ({"photos": "gone.csv"}, "None of the 2 photos can be used"),
+        ({"photos": "gone.csv"}, "None of the 2 photos"),
         ({"photos": "table.csv"}, "one column with paths of photos; found id, lon, lat"),
         ({"photos": "table.csv", "photo_field": "where"}, "where"),
         ({"output": "out.tif"}, "must end in"),

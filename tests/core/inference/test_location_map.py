@@ -16,6 +16,7 @@ from gair_core.inference import location_map as module
 from gair_core.inference.location_map import LocationMapRequest, location_map, mesh, mesh_lonlat
 from gair_core.inference.request import Estimate
 from gair_core.model import GAIR
+from gair_core.photos.panoramas import views
 from gair_core.photos.preprocess import preprocess
 from gair_core.photos.reading import open_photo
 from gair_core.progress import Progress
@@ -167,3 +168,22 @@ def test_cancel_leaves_nothing(photo, tmp_path):
             Impatient(),
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_panorama_is_seen_through_its_front_view(shared, tmp_path):
+    (source,) = (shared / "data/photos_csv/images").glob("ac9263d9*")
+    picture = open_photo(source).resize((1600, 800))
+    tag = '<rdf:Description xmlns:GPano="http://ns.google.com/photos/1.0/panorama/"'
+    xmp = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+        'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f'{tag} GPano:ProjectionType="equirectangular"/></rdf:RDF></x:xmpmeta>'
+    )
+    picture.save(tmp_path / "panorama.jpg", xmp=xmp.encode())
+    _, front = next(views(open_photo(tmp_path / "panorama.jpg")))
+    front.save(tmp_path / "front.png")
+    seen = [
+        run(str(tmp_path / name), tmp_path / f"{name}.tif", (0, 40, 10, 50), resolution=1).maximum
+        for name in ("panorama.jpg", "front.png")
+    ]
+    assert seen[0] == pytest.approx(seen[1], abs=1e-6)
