@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from gair_core.photos.tables import PointTable, read_points
 from gair_core.progress import Progress
 from gair_core.sentinel2.scene import Scene
 from gair_core.task import Result, Task
+
+if TYPE_CHECKING:
+    import geopandas
 
 # Columns that name a point.
 _NAMES = ("name", "id", "uuid", "photo")
@@ -122,7 +125,7 @@ def sample(request: SampleRequest, progress: Progress | None = None) -> SampleRe
         values -= centre
     progress.raise_if_cancelled()
     write_vector(
-        inside.take(valid).frame,
+        _without_repeated_places(inside.take(valid).frame, Path(request.output)),
         request.output,
         request.token,
         embeddings=values[valid],
@@ -157,6 +160,18 @@ def _inside(
     if not inside.any():
         raise _none_left(len(table), "lies in the scene")
     return known.take(inside), names[inside], uv[inside]
+
+
+def _without_repeated_places(frame: geopandas.GeoDataFrame, output: Path) -> geopandas.GeoDataFrame:
+    """Drop the columns lon and lat if a CSV gets the same numbers under these names from the geometry."""
+    if output.suffix.lower() != ".csv":
+        return frame
+    repeated = [
+        name
+        for name, values in (("lon", frame.geometry.x), ("lat", frame.geometry.y))
+        if name in frame.columns and frame[name].equals(values)
+    ]
+    return frame.drop(columns=repeated)
 
 
 def _names(table: PointTable) -> npt.NDArray[np.object_]:

@@ -201,6 +201,16 @@ def test_every_format_holds_the_same(tmp_path):
         assert frame["number"].tolist() == [0, 1]
 
 
+def test_a_csv_goes_in_and_out_with_its_columns(shared, tmp_path):
+    folder = shared / "data/gair_pairs"
+    options = {"scene": str(folder / "queries/tokyo_rs.tif"), "points": str(folder / "photos.csv")}
+    sample(SampleRequest(**options, output=str(tmp_path / "out.csv"), components=1))
+    frame = pd.read_csv(tmp_path / "out.csv")
+    assert frame.columns[:5].tolist() == ["lon", "lat", "id", "photo", "scene"]
+    assert not [name for name in frame.columns if name.endswith("_2")]
+    assert (frame["lon"][0], frame["lat"][0]) == (139.75009, 35.657349)
+
+
 def test_photos_with_exif_positions_are_points(shared, tmp_path):
     """A scene made around the photos of Arezzo; those of Berlin and Helsinki lie outside."""
     dn = scenes.textured(160, 160)
