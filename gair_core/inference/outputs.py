@@ -196,7 +196,14 @@ def _refuse_inputs(output: Path, inputs: Sequence[str | Path]) -> None:
         return
     for source in inputs:
         on_disk = _file_on_disk(source)
-        if on_disk is not None and on_disk.samefile(output):
+        if on_disk is None:
+            continue
+        if on_disk.is_dir() and output.resolve().is_relative_to(on_disk.resolve()):
+            raise BadInputError(
+                f"the output {output} exists and lies in the input folder {source}",
+                "Inputs are never overwritten: choose another name or folder for the output.",
+            )
+        if on_disk.samefile(output):
             raise BadInputError(
                 f"the output {output} is the input {source}",
                 "Inputs are never overwritten: choose another name for the output.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,10 @@ VECTOR_SUFFIXES = (".gpkg", ".geojson", ".csv", ".parquet")
 
 # Names that the GeoPackage driver claims for itself.
 _RESERVED = ("fid", "geom")
+# Beginnings of layer names that GDAL and SQLite keep for themselves.
+_RESERVED_LAYERS = ("gpkg", "sqlite_")
+
+_SMALLEST_GEOPACKAGE = 1 << 20
 
 
 def check_vector_destination(
@@ -71,10 +76,13 @@ def write_vector(
     if embeddings is not None and len(embeddings) != len(frame):
         raise ValueError(f"{len(embeddings)} embeddings for {len(frame)} rows")
     check_vector_destination(output, token=token, inputs=inputs)
-    with outputs.replacing(output, token) as temporary:
+    with contextlib.ExitStack() as stack:
+        # What is entered last is renamed first: the style follows the table that it belongs to.
+        if style is not None:
+            styled = stack.enter_context(outputs.replacing(output.with_suffix(".qml"), token))
+            styled.write_text(style, encoding="utf-8", newline="\n")
+        temporary = stack.enter_context(outputs.replacing(output, token))
         _write(frame, temporary, output, embeddings, layer or output.stem)
-    if style is not None:
-        outputs.write_text(output.with_suffix(".qml"), style, token)
     return output
 
 
@@ -145,9 +153,11 @@ def _table(frame: geopandas.GeoDataFrame) -> pd.DataFrame:
 
 def _write_with_gdal(frame: geopandas.GeoDataFrame, temporary: Path, output: Path, layer: str) -> None:
     import pyogrio
-    from pyogrio.errors import DataSourceError
+    from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 
     geojson = output.suffix.lower() == ".geojson"
+    if layer.casefold().startswith(_RESERVED_LAYERS):
+        layer = f"layer_{layer}"
     if geojson:
         frame = frame.to_crs("EPSG:4326")
     geometry = frame.geometry.name
@@ -165,8 +175,10 @@ def _write_with_gdal(frame: geopandas.GeoDataFrame, temporary: Path, output: Pat
                 driver="GeoJSON" if geojson else "GPKG",
                 layer_options={"RFC7946": "YES"} if geojson else {},
             )
-    except DataSourceError as error:
-        raise outputs.writing_failed(output, error) from error
+    except (DataLayerError, DataSourceError, FeatureError) as error:
+        # GDAL seldom says that the disk is full; with less left than the table takes, it is.
+        needed = int(frame.memory_usage(deep=True).sum()) + _SMALLEST_GEOPACKAGE
+        raise outputs.writing_failed(output, error, needed) from error
 
 
 def _unique_names(names: Iterable[Any], taken: Iterable[str]) -> list[str]:

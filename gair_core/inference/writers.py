@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -58,6 +58,38 @@ def check_raster_destination(
     )
 
 
+def checksum(array: npt.NDArray[Any], nodata: float | None) -> int:
+    """Sum of the bit patterns of a raster's valid values, modulo 2^64.
+
+    It depends on neither the order nor the size of the windows, and pixels that nobody wrote (nodata, or 0
+    where there is none) add nothing.
+
+    Args:
+        array: Values of the raster's type.
+        nodata: The value to leave out; NaN and infinities are always left out.
+    """
+    bits = array.view(f"uint{8 * array.dtype.itemsize}")
+    return int(np.sum(bits, dtype=np.uint64, where=_is_valid(array, nodata)))
+
+
+def _holds(dtype: np.dtype[Any], nodata: float) -> bool:
+    """Whether a floating type has exactly this value; rasterio itself checks the range of integers."""
+    return (
+        not np.issubdtype(dtype, np.floating)
+        or bool(np.isnan(nodata))
+        or float(np.array(nodata, dtype)) == nodata
+    )
+
+
+def _is_valid(values: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.bool_]:
+    valid = np.ones(values.shape, bool)
+    if np.issubdtype(values.dtype, np.floating):
+        valid &= np.isfinite(values)
+    if nodata is not None:
+        valid &= values != nodata
+    return valid
+
+
 class BandStatistics:
     """Running minimum, maximum, mean and standard deviation of each band, nodata excluded.
 
@@ -77,7 +109,7 @@ class BandStatistics:
     def add(self, array: npt.NDArray[Any]) -> None:
         """Take in ``array`` (count, h, w), merging moments as Chan, Golub and LeVeque (1979) do."""
         for band, values in enumerate(array):
-            valid = self._valid(values)
+            valid = values[_is_valid(values, self._nodata)]
             if valid.size == 0:
                 continue
             mean = valid.mean(dtype=np.float64)
@@ -89,14 +121,6 @@ class BandStatistics:
             self._number[band] = total
             self._minimum[band] = min(self._minimum[band], valid.min())
             self._maximum[band] = max(self._maximum[band], valid.max())
-
-    def _valid(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        keep = np.ones(values.shape, bool)
-        if np.issubdtype(values.dtype, np.floating):
-            keep &= np.isfinite(values)
-        if self._nodata is not None:
-            keep &= values != self._nodata
-        return values[keep]
 
     def tags(self, band: int, pixels: int) -> dict[str, str]:
         """GDAL's STATISTICS_* tags of one band, counted from 0; empty when it holds no valid pixel.
@@ -120,9 +144,10 @@ class BandStatistics:
 class RasterWriter:
     """Writes one raster, complete or not at all; a context manager.
 
-    Inside the block `write` streams windows into an uncompressed temporary. A clean exit adds statistics and
-    builds the Cloud Optimized GeoTIFF (DEFLATE, predictor, overviews), renames it over the destination and
-    writes the QGIS style beside it. An exception, a cancel included, leaves the folder as it was.
+    Inside the block `write` streams windows into an uncompressed temporary. A clean exit adds statistics,
+    builds the Cloud Optimized GeoTIFF (DEFLATE, predictor, overviews), reads it back, renames it over the
+    destination and writes the QGIS style beside it. An exception, a cancel included, leaves the folder as
+    it was.
 
     Args:
         path: Destination, ``.tif`` or ``.tiff``.
@@ -146,7 +171,7 @@ class RasterWriter:
 
     Raises:
         BadInputError: The destination is an input, cannot be written or lacks space.
-        ValueError: Names, scales or colours do not fit the bands.
+        ValueError: Names, scales or colours do not fit the bands, or the type cannot hold ``nodata``.
     """
 
     def __init__(
@@ -172,6 +197,8 @@ class RasterWriter:
         for name, values in (("band_names", band_names), ("scales", scales), ("offsets", offsets)):
             if values and len(values) != count:
                 raise ValueError(f"{name} has {len(values)} entries for {count} bands")
+        if nodata is not None and not _holds(np.dtype(dtype), nodata):
+            raise ValueError(f"{dtype} cannot hold the nodata value {nodata}")
         self.path = Path(path)
         check_raster_destination(self.path, grid, count, dtype, token=token, inputs=inputs, free=free)
         self.grid = grid
@@ -193,6 +220,8 @@ class RasterWriter:
         self._strips = outputs.temporary_path(self.path, token, "strips")
         self._complete = outputs.temporary_path(self.path, token)
         self._statistics = BandStatistics(count, nodata)
+        self._checksum = 0
+        self._abandoned = threading.Event()
         self._stack = ExitStack()
 
     def __enter__(self) -> RasterWriter:
@@ -218,7 +247,7 @@ class RasterWriter:
         """Write a window; windows must not overlap.
 
         Args:
-            array: Values (count, h, w) of the raster's type.
+            array: Values (count, h, w) of the raster's type; float32 is rounded where that is float16.
             row: The raster's row of the window's first row.
             col: The raster's column of the window's first column.
 
@@ -233,7 +262,9 @@ class RasterWriter:
             raise ValueError(f"expected ({self.count}, h, w) {self.dtype}, found {array.shape} {array.dtype}")
         if min(row, col) < 0 or row + height > self.grid.height or col + width > self.grid.width:
             raise ValueError(f"window at row {row}, column {col} of {height} x {width} leaves {self.grid}")
+        array = array.astype(self.dtype, copy=False)
         self._statistics.add(array)
+        self._checksum += checksum(array, self._nodata)
         window = RasterWindow(col, row, width, height)
         self._guarded(lambda: self._dataset.write(array.astype(self._stored, copy=False), window=window))
 
@@ -293,11 +324,13 @@ class RasterWriter:
         self._guarded(self._dataset.close)
         self._convert()
         self._progress.raise_if_cancelled()
+        styled = outputs.temporary_path(self.path, self._token, "qml")
         if self._style is not None:
-            styled = outputs.temporary_path(self.path, self._token, "qml")
             self._guarded(lambda: styled.write_text(self._style or "", encoding="utf-8", newline="\n"))
-            outputs.replace(styled, self.path.with_suffix(".qml"))
+        # The raster goes first: it is the one that another program may hold open.
         outputs.replace(self._complete, self.path)
+        if self._style is not None:
+            outputs.replace(styled, self.path.with_suffix(".qml"))
         # Statistics and overviews that other programs kept beside an older file of this name are wrong now.
         for ending in (".aux.xml", ".ovr", ".msk"):
             self.path.with_name(self.path.name + ending).unlink(missing_ok=True)
@@ -309,6 +342,7 @@ class RasterWriter:
         def convert() -> None:
             try:
                 self._copy_to_cog()
+                self._read_back()
             except Exception as error:
                 failures.append(error)
 
@@ -341,8 +375,33 @@ class RasterWriter:
             **options,
         )
 
+    def _read_back(self) -> None:
+        """Refuse a file that lost something: GDAL reports no error when a full disk stops its last writes.
+
+        Raises:
+            RasterioError: A block or overview cannot be read, or the values are not those that were written.
+        """
+        found = 0
+        with rasterio.open(self._complete) as dataset:
+            levels = len(dataset.overviews(1))
+            for block in self._blocks(dataset):
+                found += checksum(block.astype(self.dtype, copy=False), self._nodata)
+        for level in range(levels):
+            with rasterio.open(self._complete, overview_level=level) as dataset:
+                for _ in self._blocks(dataset):
+                    pass
+        if (found - self._checksum) % (1 << 64) and not self._abandoned.is_set():
+            raise RasterioError("reading it back gives other values than were written")
+
+    def _blocks(self, dataset: Any) -> Iterator[npt.NDArray[Any]]:  # noqa: ANN401
+        for _, window in dataset.block_windows(1):
+            if self._abandoned.is_set():
+                return
+            yield dataset.read(window=window)
+
     def _abort(self, thread: threading.Thread) -> None:
         """Stop GDAL, which offers no way to, by emptying the files it reads from: its next read fails."""
+        self._abandoned.set()
         while thread.is_alive():
             for path in outputs.temporaries(self.path, self._token):
                 if path != self._complete:
