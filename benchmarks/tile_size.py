@@ -2,7 +2,7 @@
 
     python benchmarks/tile_size.py [--preset base] [--size 864] [--rounds 3]
 
-A scene is encoded with tiles of 96, 144, 192 and 288 pixels, each sharing 12 pixels with its neighbours on
+A scene is encoded with tiles of 96, 144, 192 and 288 pixels, each with the engine's margin on
 every side, interleaved. Larger tiles encode fewer pixels twice but their attention costs more; the time of a
 whole Sentinel-2 tile (10,980 x 10,980) follows from the time of one tile of the engine. The difference
 is that of the blended lattices, relative to the norm of the largest tile's lattice; weights are random, so it
@@ -23,7 +23,7 @@ from timing import interleaved
 from torch import Tensor
 
 from gair_core.config import GAIRConfig
-from gair_core.inference.engine import Engine
+from gair_core.inference.engine import MARGIN, Engine
 from gair_core.inference.tiling import Axis
 from gair_core.model import GAIR
 from gair_core.sentinel2.bands import BANDS
@@ -78,6 +78,7 @@ def main() -> None:
             seconds = interleaved(candidates, arguments.rounds)
             largest = results[TILES[-1]]
             pixels = arguments.size**2
+            print(f"margin of {MARGIN} pixels")
             print("tile   tiles  encoded   seconds  whole tile: encoded  hours  difference")
             for tile in TILES:
                 engine, time = engines[tile], seconds[str(tile)]

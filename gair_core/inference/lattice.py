@@ -154,8 +154,8 @@ class PixelSampler:
         rim_weight: W_c of the lattice's channels, shape (C, 2), or None where there is no rim term.
     """
 
-    # Output values per step: bounds memory at about 64 MB.
-    _STEP = 16 * 2**20
+    # Output values per step: some five arrays of this size live at a time, 8 MB each.
+    _STEP = 2**21
 
     def __init__(
         self, output: Grid, model: Grid, patch: int, window: Window, rim_weight: Tensor | None = None

@@ -56,11 +56,12 @@ class Axis:
         return self.starts[index + 1] if index + 1 < len(self.starts) else self.patches
 
     def weights(self, index: int) -> npt.NDArray[np.float32]:
-        """Return the blending weights of a tile's patches, shape (tile,), in (0, 1].
+        """Return the blending weights of a tile's patches, shape (tile,), in [0, 1].
 
-        A Hann ramp sin^2 rises over the overlap with each neighbour; towards the scene's own edge there is
-        none. Two ramps over one overlap sum to 1; where the last tile was moved back more than two tiles may
-        meet, so the sum is divided out by `StripAccumulator`.
+        Over the overlap with each neighbour a Hann ramp sin^2 rises; towards the scene's own edge there is
+        none. The outermost patch has no weight where a neighbour covers it: NILI's 3x3 convolution saw zeros
+        beyond it, which only the scene's own edge may have. Two ramps over one overlap sum to 1; where the
+        last tile was moved back more than two tiles may meet, so `StripAccumulator` divides the sum out.
         """
         weights = np.ones(self.tile, np.float32)
         first = self.starts[index]
@@ -72,8 +73,12 @@ class Axis:
 
     def _ramp(self, overlap: int) -> npt.NDArray[np.float32]:
         ramp = np.ones(self.tile, np.float32)
-        if overlap > 0:
-            ramp[:overlap] = np.sin(np.pi / 2 * (np.arange(overlap) + 0.5) / overlap) ** 2
+        if overlap == 1:
+            ramp[0] = 0.5
+        elif overlap > 1:
+            rise = overlap - 2
+            ramp[0] = 0
+            ramp[1 : overlap - 1] = np.sin(np.pi / 2 * (np.arange(rise) + 0.5) / max(rise, 1)) ** 2
         return ramp
 
 
