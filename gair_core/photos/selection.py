@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from gair_core.errors import BadInputError
 from gair_core.geo.footprint import Footprint
@@ -83,7 +84,7 @@ def usable(
     progress = progress or Progress()
     skipped = SkippedPhotos(progress)
     outside = _outside(photos, footprint)
-    placed = np.isfinite(photos.lonlat).all(axis=1)
+    placed = photos.placed
     keep = np.zeros(len(photos), dtype=bool)
     for row in range(len(photos)):
         progress.raise_if_cancelled()
@@ -102,9 +103,9 @@ def usable(
     return photos.take(keep)
 
 
-def _outside(photos: PhotoTable, footprint: Footprint | None) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _outside(photos: PhotoTable, footprint: Footprint | None) -> npt.NDArray[np.bool_]:
     outside = np.zeros(len(photos), dtype=bool)
-    placed = np.isfinite(photos.lonlat).all(axis=1)
+    placed = photos.placed
     if footprint is not None and placed.any():
         outside[placed] = ~footprint.contains(footprint.uv(photos.lonlat[placed]))
     return outside
@@ -127,7 +128,7 @@ def _can_be_opened(photos: PhotoTable, row: int, skipped: SkippedPhotos) -> bool
 
 
 def _explain_none_left(photos: PhotoTable, footprint: Footprint | None, skipped: SkippedPhotos) -> None:
-    placed = np.isfinite(photos.lonlat).all(axis=1)
+    placed = photos.placed
     if footprint is not None and placed.any():
         footprint.check_not_swapped(photos.lonlat[placed])
     raise BadInputError(

@@ -47,6 +47,11 @@ class PointTable:
     def __len__(self) -> int:
         return len(self.lonlat)
 
+    @property
+    def placed(self) -> npt.NDArray[np.bool_]:
+        """Whether each row has a position, bool (N,)."""
+        return _placed(self.lonlat)
+
     def take(self, rows: npt.ArrayLike) -> Self:
         """Return the given rows (indices, or one boolean a row) as a new table."""
         chosen = _indices(rows)
@@ -173,7 +178,7 @@ def _read_table(
         )
         lonlat = _positions_from_columns(frame, lon_field, lat_field, path, need_positions=need_positions)
     lonlat = _without_impossible(lonlat, path)
-    if need_positions and not np.isfinite(lonlat).all(axis=1).any():
+    if need_positions and not _placed(lonlat).any():
         raise BadInputError(
             f"No row of {path} has a position.", "Points with longitude and latitude are needed."
         )
@@ -182,7 +187,7 @@ def _read_table(
 
 def with_positions(frame: pd.DataFrame, lonlat: npt.NDArray[np.float64]) -> gpd.GeoDataFrame:
     """Return attributes as a layer of points in longitude and latitude, empty geometries where NaN."""
-    known: npt.NDArray[np.bool_] = np.isfinite(lonlat).all(axis=1)
+    known = _placed(lonlat)
     points = np.full(len(lonlat), None, dtype=object)
     points[known] = shapely.points(lonlat[known])
     name = "geometry"
@@ -296,9 +301,9 @@ def _without_impossible(lonlat: npt.NDArray[np.float64], path: Path) -> npt.NDAr
 
     A typing error costs one photo; swapped or projected columns are the user's to correct.
     """
-    known: npt.NDArray[np.bool_] = np.isfinite(lonlat).all(axis=1)
-    in_range = np.abs(np.where(known[:, None], lonlat, 0.0)) <= np.array([180.0, 90.0])
-    possible: npt.NDArray[np.bool_] = known & in_range.all(axis=1)
+    known = _placed(lonlat)
+    lon, lat = np.where(known[:, None], lonlat, 0.0).T
+    possible = known & (np.abs(lon) <= 180) & (np.abs(lat) <= 90)
     if possible.sum() * 2 < known.sum():
         try:
             check_lonlat(lonlat[known])
@@ -378,6 +383,10 @@ def _tags_or_none(path: Path) -> PhotoTags:
         return read_tags(path)
     except BadInputError:  # `usable` names it in a warning, as any photo that cannot be opened.
         return PhotoTags()
+
+
+def _placed(lonlat: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    return np.isfinite(lonlat[:, 0]) & np.isfinite(lonlat[:, 1])
 
 
 def _indices(rows: npt.ArrayLike) -> npt.NDArray[np.intp]:
