@@ -177,7 +177,8 @@ def _run_command(task: Task, words: Sequence[str]) -> int:
         _print_error(error, as_json=options.json_progress)
         return EXIT_FAILED
     _print_result(result, progress, as_json=options.json)
-    return 0
+    # `gair check` finds faults without failing itself.
+    return 0 if getattr(result, "ok", True) else EXIT_FAILED
 
 
 def _parse(task: Task, words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:

@@ -72,6 +72,11 @@ def test_failures(words, code, message, capsys):
     assert "Traceback" not in err
 
 
+def test_a_result_that_found_a_fault_is_no_success(capsys):
+    assert main(["toy", "find-fault"], TOY) == 1
+    assert "ok: no" in capsys.readouterr().out
+
+
 def test_debug_shows_the_traceback(capsys):
     assert main(["toy", "break", "--debug"], TOY) == 1
     assert "Traceback" in capsys.readouterr().err

@@ -26,6 +26,7 @@ class ToyRequest(Request):
 
 class ToyResult(Result):
     answer: float | None
+    ok: bool = True
     text_with_letters: str = "Straße 東京"
 
 
@@ -53,7 +54,8 @@ def toy(request: ToyRequest, progress: Progress) -> ToyResult:
     elif request.action == "warn":
         progress.log("warning", "mind the gap")
     progress.report(1.0)
-    return ToyResult(answer=float("nan") if request.action == "nan" else request.value)
+    answer = float("nan") if request.action == "nan" else request.value
+    return ToyResult(answer=answer, ok=request.action != "find-fault")
 
 
 TASK = Task("toy", ToyRequest, toy)
