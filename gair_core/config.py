@@ -23,11 +23,25 @@ PHOTO_MEAN = (135.47184384, 142.28621995, 145.12271992)
 PHOTO_STD = (59.19978436, 59.35279219, 72.02295734)
 
 
-class _Config(BaseModel):
+class Config(BaseModel):
+    """Base of all configurations: immutable, JSON-serialisable, unknown keys refused by name."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> Self:
+        """Build a configuration from decoded JSON.
 
-class RemoteSensingConfig(_Config):
+        Raises:
+            BadInputError: Names every key that is unknown or has an impossible value.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise BadInputError(f"Impossible {cls.__name__}: {describe_validation_error(error)}.") from None
+
+
+class RemoteSensingConfig(Config):
     """The scene encoder f and the images that it expects.
 
     Attributes:
@@ -78,7 +92,7 @@ class RemoteSensingConfig(_Config):
         return self
 
 
-class StreetViewConfig(_Config):
+class StreetViewConfig(Config):
     """The photo encoder g and the photos that it expects.
 
     Attributes:
@@ -122,7 +136,7 @@ class StreetViewConfig(_Config):
         return self
 
 
-class LocationConfig(_Config):
+class LocationConfig(Config):
     """The location encoder e: random Fourier features at several scales, summed (GeoCLIP).
 
     Attributes:
@@ -138,7 +152,7 @@ class LocationConfig(_Config):
     hidden_layers: Positive = 3
 
 
-class NILIConfig(_Config):
+class NILIConfig(Config):
     """The function H of Eq. 1.
 
     Attributes:
@@ -149,7 +163,7 @@ class NILIConfig(_Config):
     hidden: tuple[Positive, ...] = ()
 
 
-class GAIRConfig(_Config):
+class GAIRConfig(Config):
     """A whole model.
 
     Attributes:
@@ -202,20 +216,6 @@ class GAIRConfig(_Config):
     def preset(cls, name: Preset) -> GAIRConfig:
         """Return a preset: ``base`` (187 M parameters), ``small`` (47 M) or ``tiny`` (5 M)."""
         return _PRESETS[name]
-
-    @classmethod
-    def parse(cls, values: dict[str, Any]) -> GAIRConfig:
-        """Build a configuration from decoded JSON.
-
-        Raises:
-            BadInputError: Names every key that is unknown or has an impossible value.
-        """
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise BadInputError(
-                f"Impossible model configuration: {describe_validation_error(error)}."
-            ) from None
 
 
 _PRESETS: dict[Preset, GAIRConfig] = {

@@ -25,22 +25,22 @@ given a model without them.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from gair_core.config import Config
 from gair_core.errors import BadInputError, CheckpointError
 from gair_core.model.gair import GAIR
 from gair_core.model.remote_sensing import RemoteSensingEncoder, alibi_slopes
-from gair_core.task import describe_validation_error
 
 
-class MAEConfig(BaseModel):
+class MAEConfig(Config):
     """How scenes and photos are masked and reconstructed.
 
     Attributes:
@@ -53,8 +53,6 @@ class MAEConfig(BaseModel):
         decoder_depth: Number of its transformer blocks.
         decoder_heads: Its attention heads; each has its own ALiBi slope.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     mask_ratio: float = Field(0.75, gt=0, lt=1)
     photo_mask_ratio: float = Field(0.5, ge=0, le=1)
@@ -72,20 +70,6 @@ class MAEConfig(BaseModel):
                 f"decoder_width {self.decoder_width} is no multiple of decoder_heads {self.decoder_heads}"
             )
         return self
-
-    @classmethod
-    def parse(cls, values: dict[str, Any]) -> MAEConfig:
-        """Build a configuration from decoded JSON.
-
-        Raises:
-            BadInputError: Names every key that is unknown or has an impossible value.
-        """
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise BadInputError(
-                f"Impossible MAE configuration: {describe_validation_error(error)}."
-            ) from None
 
 
 class MAETerms(NamedTuple):
