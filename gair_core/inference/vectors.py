@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".csv", ".parquet")
 
-# Names that the GeoPackage driver claims for itself.
-_RESERVED = ("fid", "geom")
+# Names that the GeoPackage driver and readers of its files claim for the key and the geometry.
+_RESERVED = ("fid", "geom", "geometry")
 # Beginnings of layer names that GDAL and SQLite keep for themselves.
 _RESERVED_LAYERS = ("gpkg", "sqlite_")
 

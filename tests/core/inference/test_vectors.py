@@ -5,6 +5,7 @@ import json
 import geopandas
 import numpy as np
 import pandas as pd
+import pyogrio
 import pyproj
 import pytest
 from shapely.geometry import Point, box
@@ -92,3 +93,53 @@ def test_bad_destinations(frame, tmp_path):
         write_vector(geopandas.GeoDataFrame(geometry=[Point(0, 0)]), tmp_path / "q.gpkg", "t")
     with pytest.raises(ValueError, match="1 embeddings for 2 rows"):
         write_vector(frame, tmp_path / "q.gpkg", "t", embeddings=np.zeros((1, 3), "float32"))
+
+
+@pytest.mark.parametrize("name", ["gpkg_a", "SQLite_a", "a b ü", "it's", 'a"b'])
+def test_layers_of_any_name(frame, tmp_path, name):
+    path = write_vector(frame, tmp_path / f"{name}.gpkg", "t", style="<qgis/>")
+    assert len(geopandas.read_file(path)) == 2
+    assert path.with_suffix(".qml").read_text() == "<qgis/>"
+
+
+@pytest.mark.parametrize("name", ["p.gpkg", "p.geojson", "p.csv", "p.parquet"])
+def test_rows_without_a_place_stay(frame, tmp_path, name):
+    frame = frame.assign(views="x", geometry=[Point(X[0], Y[0]), None]).set_crs(32648)
+    path = write_vector(frame, tmp_path / name, "t")
+    if name.endswith("csv"):
+        assert pd.read_csv(path)["lat"].isna().tolist() == [False, True]
+    else:
+        read = geopandas.read_parquet if name.endswith("parquet") else geopandas.read_file
+        assert read(path).geometry.isna().tolist() == [False, True]
+
+
+def test_an_attribute_called_geometry(frame, tmp_path):
+    frame = frame.rename_geometry("place").assign(geometry=["u", "v"])
+    found = geopandas.read_file(write_vector(frame, tmp_path / "p.gpkg", "t"))
+    assert found["geometry_2"].tolist() == ["u", "v"]
+
+
+def test_a_failing_style_keeps_table_and_style(frame, tmp_path, monkeypatch):
+    path = write_vector(frame, tmp_path / "p.csv", "t", style="<old/>")
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gair_core.inference.vectors._write", fail)
+    with pytest.raises(BadInputError, match="the disk is full"):
+        write_vector(frame.iloc[:1], path, "t", style="<new/>")
+    assert path.read_bytes() == before
+    assert path.with_suffix(".qml").read_text() == "<old/>"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("kind", ["DataLayerError", "DataSourceError", "FeatureError"])
+def test_every_error_of_gdal_names_the_file(frame, tmp_path, monkeypatch, kind):
+    def fail(*_, **__):
+        raise getattr(pyogrio.errors, kind)("Cannot write feature")
+
+    monkeypatch.setattr(pyogrio, "write_dataframe", fail)
+    with pytest.raises(BadInputError, match=r"p\.gpkg failed: Cannot write feature"):
+        write_vector(frame, tmp_path / "p.gpkg", "t")
+    assert not list(tmp_path.iterdir())

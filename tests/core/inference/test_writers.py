@@ -166,6 +166,101 @@ def small_disk(tmp_path):
     subprocess.run(["/bin/umount", folder], check=True)
 
 
+def test_a_folder_that_is_read_keeps_its_files(tmp_path):
+    write(tmp_path / "B02.tif", values(1, "int8"))
+    before = (tmp_path / "B02.tif").read_bytes()
+    with pytest.raises(BadInputError, match="lies in the input folder"):
+        write(tmp_path / "B02.tif", values(1, "int8"), inputs=[tmp_path])
+    assert (tmp_path / "B02.tif").read_bytes() == before
+    write(tmp_path / "new.tif", values(1, "int8"), inputs=[tmp_path])
+
+
+def test_relative_path_to_the_input(tmp_path, monkeypatch):
+    write(tmp_path / "in.tif", values(1, "int8"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInputError, match="is the input"):
+        write("in.tif", values(1, "int8"), inputs=[tmp_path / "in.tif"])
+
+
+def test_layout_of_the_file(tmp_path):
+    write(tmp_path / "o.tif", values(1, "float32"), scales=[0.5], offsets=[2], nodata=float("nan"))
+    with rasterio.open(tmp_path / "o.tif") as found:
+        structure = found.tags(ns="IMAGE_STRUCTURE")
+        assert (structure["COMPRESSION"], structure["PREDICTOR"]) == ("DEFLATE", "3")
+        assert found.block_shapes == [(512, 512)]
+        assert (found.scales, found.offsets) == ((0.5,), (2.0,))
+        # A COG holds its coarsest pixels first, and the directories before any of them.
+        tags = [found.get_tag_item("BLOCK_OFFSET_0_0", "TIFF", bidx=1, ovr=level) for level in (0, None)]
+        directories = [found.get_tag_item("IFD_OFFSET", "TIFF", bidx=1, ovr=level) for level in (0, None)]
+    assert int(tags[0]) < int(tags[1])
+    assert max(map(int, directories)) < int(tags[0])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "uint16", "float16", "float32"])
+def test_windows_in_any_order_without_nodata(tmp_path, dtype):
+    array = np.abs(values(2, "float32")).astype(dtype)
+    corners = [(row, col) for row in range(0, 600, 200) for col in range(0, 700, 100)]
+    np.random.default_rng(1).shuffle(corners)
+    with RasterWriter(tmp_path / "o.tif", grid(), 2, dtype, token=MARK) as writer:
+        for row, col in corners:
+            writer.write(array[:, row : row + 200, col : col + 100], row, col)
+    with rasterio.open(tmp_path / "o.tif") as found:
+        assert np.array_equal(found.read(), array)
+
+
+def test_float32_is_rounded_to_half_before_it_counts(tmp_path):
+    array = values(1, "float32") / np.float32(3)
+    with RasterWriter(tmp_path / "o.tif", grid(), 1, "float16", token=MARK) as writer:
+        writer.write(array, 0)
+    with rasterio.open(tmp_path / "o.tif") as found:
+        assert np.array_equal(found.read(), array.astype("float16"))
+        assert float(found.tags(1)["STATISTICS_MAXIMUM"]) == array.astype("float16").max()
+
+
+def test_nodata_that_the_type_cannot_hold(tmp_path):
+    with pytest.raises(ValueError, match="float16 cannot hold the nodata value -9999"):
+        RasterWriter(tmp_path / "o.tif", grid(), 1, "float16", token=MARK, nodata=-9999)
+
+
+@pytest.mark.parametrize("damage", ["cut", "lost block"])
+def test_a_damaged_result_is_noticed(tmp_path, monkeypatch, damage):
+    path = tmp_path / "o.tif"
+    write(path, values(1, "int8"), style="<old/>")
+    before = path.read_bytes()
+    convert = RasterWriter._copy_to_cog
+
+    def convert_badly(self):
+        if damage == "cut":
+            convert(self)
+            os.truncate(self._complete, self._complete.stat().st_size * 2 // 3)
+        else:
+            with rasterio.open(self._strips, "r+") as strips:
+                strips.write(np.zeros((1, 10, 10), "int8"), window=rasterio.windows.Window(0, 0, 10, 10))
+            convert(self)
+
+    monkeypatch.setattr(RasterWriter, "_copy_to_cog", convert_badly)
+    with pytest.raises(BadInputError, match="nothing was kept"):
+        write(path, values(1, "int8"), style="<new/>")
+    assert path.read_bytes() == before
+    assert path.with_suffix(".qml").read_text() == "<old/>"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("spare", range(2000, 4200, 200))
+def test_a_disk_that_fills_anywhere_leaves_all_or_nothing(small_disk, spare):
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes((6144 - spare) * 1024))
+    array, path = values(2, "int8"), small_disk / "o.tif"
+    try:
+        write(path, array, free=lambda _: 1 << 40)
+    except BadInputError as error:
+        assert "the disk is full" in error.message
+        assert list(small_disk.iterdir()) == [filler]
+    else:
+        with rasterio.open(path) as found:
+            assert np.array_equal(found.read(), array)
+
+
 @pytest.mark.parametrize("count", [8, 16])
 def test_a_disk_that_fills(small_disk, count):
     # Eight bands fit as strips but not as strips and COG; sixteen fill the disk with the strips alone.
