@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from gair_core.basis import fit_basis
 from gair_core.checkpoint import load
 from gair_core.errors import BadInputError
+from gair_core.heads.base import embedding_lattice, embedding_localizer, embedding_rim
 from gair_core.inference.engine import Engine
 from gair_core.inference.lattice import PixelSampler, PixelStrip
 from gair_core.inference.models import load_model
@@ -21,7 +22,6 @@ from gair_core.inference.request import Estimate, SceneRequest, output_window, p
 from gair_core.inference.styles import rgb_style
 from gair_core.inference.writers import RasterWriter, check_raster_destination, expected_bytes
 from gair_core.model.gair import GAIR, EmbeddingBasis
-from gair_core.model.nili import NILI
 from gair_core.progress import Progress
 from gair_core.sentinel2.scene import Scene
 from gair_core.task import Result, Task
@@ -92,22 +92,19 @@ def embed(request: EmbedRequest, progress: Progress | None = None) -> EmbedResul
             token=request.token,
             inputs=[request.scene],
         )
-        linear = _linear_localizer(model)
+        embedding_localizer(model)
         identity = PixelSampler(place.whole, scene.grid, engine.patch, place.window)
         plan = engine.plan(scene, identity.lattice_window)
         if request.dry_run:
-            seconds = engine.seconds_per_tile(linear.lattice) * plan.count
+            seconds = engine.seconds_per_tile(partial(embedding_lattice, model)) * plan.count
             return Estimate(
                 tiles=plan.count, seconds=seconds, bytes=expected_bytes(place.grid, bands, request.dtype)
             )
         basis, share = _basis(request, model, engine, scene, progress)
         rows = None if basis is None else basis.components
-        rim = linear.rim_weight(rows)
+        rim = embedding_rim(model, rows)
         sampler = PixelSampler(place.whole, scene.grid, engine.patch, place.window, rim)
-
-        def transform(features: Tensor) -> Tensor:
-            return linear.lattice(features, rows)
-
+        transform = partial(embedding_lattice, model, rows=rows)
         with RasterWriter(
             request.output,
             place.grid,
@@ -131,17 +128,6 @@ def embed(request: EmbedRequest, progress: Progress | None = None) -> EmbedResul
         components=bands,
         explained_variance=None if basis is None else float(basis.variance.sum()),
         warnings=tuple(progress.warnings),
-    )
-
-
-def _linear_localizer(model: GAIR) -> NILI:
-    localizer = model.localizer
-    if isinstance(localizer, NILI) and localizer.is_linear:
-        return localizer
-    raise BadInputError(
-        "This model's embeddings do not factorise: its localizer is "
-        f"{model.config.localizer}{' with hidden layers' if isinstance(localizer, NILI) else ''}.",
-        "Use a model whose NILI is one Linear.",
     )
 
 
@@ -202,7 +188,7 @@ def fit_scene_basis(engine: Engine, scene: Scene, components: int, progress: Pro
     places = [(row, column) for row in rows for column in columns]
     for index, (row, column) in enumerate(places):
         plan = whole.single_tile(row, column)
-        for strip in engine.strips(scene, plan, _linear_localizer(engine.model).lattice):
+        for strip in engine.strips(scene, plan, partial(embedding_lattice, engine.model)):
             progress.raise_if_cancelled()
             valid = _patch_validity(strip.valid, strip.values.shape[1:], engine.patch)
             embeddings.append(strip.values[:, valid].mT)

@@ -12,7 +12,7 @@ import rasterio
 import torch
 
 from gair_core import checkpoint
-from gair_core.config import GAIRConfig, RemoteSensingConfig
+from gair_core.config import GAIRConfig, NILIConfig, RemoteSensingConfig
 from gair_core.errors import BadInputError, CancelledError, CheckpointError, OutOfMemoryError
 from gair_core.inference import embed as module
 from gair_core.inference.embed import EmbedRequest, embed
@@ -363,6 +363,26 @@ def test_a_model_without_scenes_or_basis_says_so(tmp_path):
     checkpoint.save(blind, tmp_path / "blind.safetensors")
     with pytest.raises(CheckpointError, match="no part 'remote_sensing'"):
         run(scene, tmp_path / "out.tif", model=str(tmp_path / "blind.safetensors"))
+
+
+def test_a_model_without_nili_is_interpolated_and_hidden_layers_are_refused(tmp_path):
+    torch.manual_seed(0)
+    scene_config = RemoteSensingConfig(width=16, depth=1, num_heads=1)
+    config = GAIRConfig(embed_dim=16, remote_sensing=scene_config, street_view=None, location=None)
+    dn = scenes.textured(64, 48)
+    scene = scenes.write(tmp_path / "scene.tif", dn)
+    path = tmp_path / "model.safetensors"
+    options = {"model": str(path), "components": "all", "dtype": "float32"}
+    plain = GAIR(config.model_copy(update={"nili": None, "localizer": "bilinear"})).eval()
+    checkpoint.save(plain, path)
+    found = run(scene, tmp_path / "out.tif", **options)
+    # In the scene's half-patch rim the engine clamps, where the authors' bilinear localizer fades to 0.
+    expected = dense_embedding(plain, dn)
+    np.testing.assert_allclose(found[:, 4:-4, 4:-4], expected[:, 4:-4, 4:-4], atol=1e-5)
+    checkpoint.save(GAIR(config.model_copy(update={"nili": NILIConfig(hidden=(8,))})), path)
+    with pytest.raises(BadInputError, match="nili with hidden layers"):
+        run(scene, tmp_path / "refused.tif", **options)
+    assert not (tmp_path / "refused.tif").exists()
 
 
 def test_paths_with_spaces_and_letters(tmp_path):
