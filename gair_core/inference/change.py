@@ -77,7 +77,6 @@ class ChangeRequest(EngineOptions, SceneOptions, OutputRequest):
         None,
         description="pixel size in metres, or lattice (one per patch); default: the first date's",
     )
-    dry_run: bool = Field(False, description="only say how many tiles, seconds and bytes it would take")
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -64,7 +64,6 @@ class LocateRequest(EngineOptions, SceneOptions, OutputRequest):
     layer: str | None = Field(None, description="layer of a file with several")
     places: int = Field(5, gt=0, le=1000, description="places to find for each photo, at most")
     radius: float = Field(500.0, ge=0, description="metres within which only the best place counts")
-    dry_run: bool = Field(False, description="only say how many tiles, seconds and bytes it would take")
 
 
 class LocateResult(Result):

@@ -74,26 +74,23 @@ class SceneOptions(Request):
 
 
 class EngineOptions(Request):
-    """How to run the encoder; the defaults suit everybody."""
+    """How to run the encoder, or only to say what it would take; the defaults suit everybody."""
 
     model: str = Field("demo", description="a checkpoint, or the name of a registered model")
     device: str = Field("auto", description="cpu, cuda, mps or auto")
     tile_size: int = Field(TILE_SIZE, gt=0, description="side of a tile, pixels of the model's resolution")
     margin: int = Field(MARGIN, ge=0, description="overlap of a tile on each side, pixels")
     batch_size: int | None = Field(None, gt=0, description="tiles of a batch; default: as suits the device")
+    dry_run: bool = Field(False, description="only say how many tiles, seconds and bytes it would take")
 
     def engine(self, model: GAIR) -> Engine:
         """Return the engine for a model."""
         return Engine(model, self.device, self.tile_size, self.margin, self.batch_size)
 
 
-class SceneRequest(EngineOptions, SceneOptions, OutputRequest):
-    """Base of the tasks that turn a scene into a raster."""
+class WindowOptions(Request):
+    """Which pixels of a scene a raster has."""
 
-    scene: CliPositionalArg[str] = Field(
-        description="a Sentinel-2 product: file, folder, SAFE, zip or STAC item"
-    )
-    output: CliPositionalArg[str] = Field(description="the GeoTIFF to write")
     extent: Extent | None = Field(None, description="left,bottom,right,top; default: the whole scene")
     extent_crs: str | None = Field(
         None, description="CRS of the extent, such as EPSG:4326; default: the scene's"
@@ -102,7 +99,15 @@ class SceneRequest(EngineOptions, SceneOptions, OutputRequest):
         None,
         description="pixel size of the output in metres, or lattice (one per patch); default: the scene's",
     )
-    dry_run: bool = Field(False, description="only say how many tiles, seconds and bytes it would take")
+
+
+class SceneRequest(WindowOptions, EngineOptions, SceneOptions, OutputRequest):
+    """Base of the tasks that turn a scene into a raster."""
+
+    scene: CliPositionalArg[str] = Field(
+        description="a Sentinel-2 product: file, folder, SAFE, zip or STAC item"
+    )
+    output: CliPositionalArg[str] = Field(description="the GeoTIFF to write")
 
 
 class Estimate(Result):

@@ -53,7 +53,6 @@ class SampleRequest(EngineOptions, SceneOptions, OutputRequest):
     lon_field: str | None = Field(None, description="longitude column of a CSV; default: found by its name")
     lat_field: str | None = Field(None, description="latitude column of a CSV; default: found by its name")
     layer: str | None = Field(None, description="layer of a file with several")
-    dry_run: bool = Field(False, description="only say how many tiles, seconds and bytes it would take")
 
 
 class SampleResult(Result):

@@ -39,11 +39,10 @@ from gair_core.inference.models import load_model
 from gair_core.inference.request import (
     EngineOptions,
     Estimate,
-    Extent,
     OutputRequest,
     OutputWindow,
-    Resolution,
     SceneOptions,
+    WindowOptions,
     output_window,
     provenance,
     require_part,
@@ -76,7 +75,7 @@ _PHOTO_BATCH = {"cpu": 4, "mps": 32, "cuda": 64}
 _RAMP_DEVIATIONS = 2.5
 
 
-class SimilarityRequest(EngineOptions, SceneOptions, OutputRequest):
+class SimilarityRequest(WindowOptions, EngineOptions, SceneOptions, OutputRequest):
     """Map how similar a scene is to photos, and say how well each photo fits the place where it was taken.
 
     The second output holds the photos with their score (the cosine at their own place), its percentile in the
@@ -117,15 +116,6 @@ class SimilarityRequest(EngineOptions, SceneOptions, OutputRequest):
         description="where to write them: GeoPackage, GeoJSON, CSV or Parquet; "
         "default: beside the output, with the ending _photos.gpkg",
     )
-    extent: Extent | None = Field(None, description="left,bottom,right,top; default: the whole scene")
-    extent_crs: str | None = Field(
-        None, description="CRS of the extent, such as EPSG:4326; default: the scene's"
-    )
-    resolution: Resolution | None = Field(
-        None,
-        description="pixel size of the output in metres, or lattice (one per patch); default: the scene's",
-    )
-    dry_run: bool = Field(False, description="only say how many tiles, seconds and bytes it would take")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
