@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The Python that QGIS itself uses; its tests' packages go into an environment on top of it.
+QGIS_PYTHON ?= /usr/bin/python3
+QGIS_VENV := .venv-qgis
+QGIS_STAMP := $(QGIS_VENV)/.installed
 
-.PHONY: setup test test-slow check format lock clean
+.PHONY: setup setup-qgis stage test test-core test-plugin test-slow check format lock clean
 
 setup: $(STAMP)
 
@@ -17,8 +21,23 @@ $(STAMP): pyproject.toml requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints requirements.lock --editable '.[dev,train]'
 	touch $(STAMP)
 
-test: setup
+setup-qgis: $(QGIS_STAMP)
+
+$(QGIS_STAMP): qgis-requirements.lock tools/setup_qgis.sh | $(STAMP)
+	tools/setup_qgis.sh $(BIN)/uv $(QGIS_PYTHON) $(QGIS_VENV)
+	touch $(QGIS_STAMP)
+
+# What QGIS loads, in build/stage/gair.
+stage: setup
+	$(BIN)/python tools/stage.py
+
+test: test-core test-plugin
+
+test-core: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-plugin: setup setup-qgis
+	$(QGIS_VENV)/bin/python -m pytest -n 2 --dist loadfile tests/plugin
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
@@ -38,6 +57,8 @@ format: setup
 lock:
 	$(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --no-emit-index-url \
 		--extra dev --extra train --python-version 3.10 pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --no-emit-index-url \
+		--python-version 3.9 qgis-requirements.in --output-file qgis-requirements.lock
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
