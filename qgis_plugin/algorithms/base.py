@@ -1,0 +1,441 @@
+"""What every algorithm of GAIR shares: names, help, parameters of a scene, and the run in the worker.
+
+An algorithm declares its parameters in `declare`, reads layers and other things of the main thread in
+`prepare`, and does its work in `work`, on whatever thread Processing chooses.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from qgis.core import (
+    QgsCoordinateReferenceSystem,
+    QgsProcessingAlgorithm,
+    QgsProcessingContext,
+    QgsProcessingException,
+    QgsProcessingFeedback,
+    QgsProcessingParameterDefinition,
+    QgsProcessingParameterEnum,
+    QgsProcessingParameterExtent,
+    QgsProcessingParameterNumber,
+    QgsProcessingParameterRasterLayer,
+    QgsProcessingParameterString,
+    QgsProcessingUtils,
+    QgsRectangle,
+)
+from qgis.PyQt.QtGui import QIcon
+
+from ..models import default_model, registered_models, resolve_model
+from ..provider import ICON
+from ..raster_input import InputError, RasterInput, parse_bands
+from ..settings import remember_model
+from ..translation import tr, translatable
+
+SCENES = ("scenes", translatable("Scenes"))
+PHOTOS = ("photos", translatable("Photos"))
+MODELS = ("models", translatable("Models"))
+
+Values = dict
+
+
+class GairAlgorithm(QgsProcessingAlgorithm):
+    """Base of all algorithms.
+
+    Attributes:
+        ID: Name inside the provider, such as ``segment``.
+        TITLE: Name in the toolbox.
+        GROUP: `SCENES`, `PHOTOS` or `MODELS`.
+        TAGS: Words by which the toolbox finds it.
+        HELP: What it does, in a few sentences of HTML; the parameters' own help is added.
+    """
+
+    ID = ""
+    TITLE = ""
+    GROUP = SCENES
+    TAGS: tuple[str, ...] = ()
+    HELP = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scene_names: list[str] = []
+        self._rasters: dict[str, RasterInput] = {}
+        self._chosen_model = ""
+        self._temporary_folder: str | None = None
+
+    # What an algorithm fills in.
+
+    def declare(self) -> None:
+        """Add the parameters and outputs."""
+        raise NotImplementedError
+
+    def prepare(
+        self, parameters: Values, context: QgsProcessingContext, feedback: QgsProcessingFeedback
+    ) -> None:
+        """Read what belongs to the main thread, layers above all; keep plain values only."""
+
+    def work(
+        self, parameters: Values, context: QgsProcessingContext, feedback: QgsProcessingFeedback
+    ) -> dict[str, Any]:
+        """Do the work and return the outputs by name.
+
+        Raises:
+            QgsProcessingException: It failed; the message says why and what to do.
+        """
+        raise NotImplementedError
+
+    # What QGIS asks.
+
+    def name(self) -> str:
+        """Return the id."""
+        return self.ID
+
+    def displayName(self) -> str:
+        """Return the title in the user's language."""
+        return tr(self.TITLE)
+
+    def groupId(self) -> str:
+        """Return the group's id."""
+        return self.GROUP[0]
+
+    def group(self) -> str:
+        """Return the group's name in the user's language."""
+        return tr(self.GROUP[1])
+
+    def tags(self) -> list[str]:
+        """Return the words by which the toolbox finds it, translated and not."""
+        words = ("gair", "sentinel-2", "embedding", *self.TAGS)
+        return list(dict.fromkeys([*words, *(tr(word) for word in words)]))
+
+    def icon(self) -> QIcon:
+        """Return the provider's icon."""
+        return QIcon(str(ICON))
+
+    def svgIconPath(self) -> str:
+        """Return the icon's file."""
+        return str(ICON)
+
+    def shortHelpString(self) -> str:
+        """Return what it does and what each parameter means."""
+        items = "".join(
+            f"<h3>{parameter.description()}</h3><p>{parameter.help()}</p>"
+            for parameter in self.parameterDefinitions()
+            if parameter.help()
+        )
+        return f"{tr(self.HELP)}{items}"
+
+    def createInstance(self) -> GairAlgorithm:
+        """Return a new one, as Processing wants for every run."""
+        return type(self)()
+
+    def initAlgorithm(self, configuration: Values | None = None) -> None:
+        """Add the parameters and outputs."""
+        self.declare()
+
+    def prepareAlgorithm(
+        self, parameters: Values, context: QgsProcessingContext, feedback: QgsProcessingFeedback
+    ) -> bool:
+        """Read the layers, on the main thread."""
+        for name in self._scene_names:
+            self._rasters[name] = self._read_raster(name, parameters, context)
+        self.prepare(parameters, context, feedback)
+        return True
+
+    def processAlgorithm(
+        self, parameters: Values, context: QgsProcessingContext, feedback: QgsProcessingFeedback
+    ) -> dict[str, Any]:
+        """Do the work; nothing temporary is left, and a model that worked is remembered."""
+        try:
+            outputs = self.work(parameters, context, feedback)
+        finally:
+            if self._temporary_folder is not None:
+                shutil.rmtree(self._temporary_folder, ignore_errors=True)
+        if self._chosen_model:
+            remember_model(self.ID, self._chosen_model)
+        return outputs
+
+    # Shared parameters.
+
+    def add(
+        self,
+        parameter: QgsProcessingParameterDefinition,
+        text: str,
+        *,
+        advanced: bool = False,
+        optional: bool = False,
+    ) -> None:
+        """Add a parameter with its help.
+
+        Args:
+            parameter: The parameter.
+            text: Its help, translated, with units and default.
+            advanced: Whether it is hidden at first.
+            optional: Whether it may be left out.
+        """
+        flags = parameter.flags()
+        if advanced:
+            flags |= QgsProcessingParameterDefinition.Flag.FlagAdvanced
+        if optional:
+            flags |= QgsProcessingParameterDefinition.Flag.FlagOptional
+        parameter.setFlags(flags)
+        parameter.setHelp(text)
+        self.addParameter(parameter)
+
+    def add_scene(self, name: str = "INPUT", description: str = "", text: str = "") -> None:
+        """Add a Sentinel-2 scene, which `prepareAlgorithm` reads.
+
+        Args:
+            name: The parameter's name.
+            description: Its label; default: Sentinel-2 scene.
+            text: Its help; a default exists.
+        """
+        self._scene_names.append(name)
+        self.add(
+            QgsProcessingParameterRasterLayer(name, description or tr("Sentinel-2 scene")),
+            text
+            or tr(
+                "Any raster layer or product with the ten Sentinel-2 bands of 10 m and 20 m: a stack of bands, "
+                "a file inside a SAFE or band folder, a subdataset. Layers that are not files (WMS, WCS, "
+                "virtual) are copied for the extent first. The layer needs a CRS."
+            ),
+        )
+
+    def add_model(self, name: str = "MODEL") -> None:
+        """Add the choice of a model: a registered name or a file; the last one is the default."""
+        models = registered_models()
+        parameter = QgsProcessingParameterString(name, tr("Model"), defaultValue=default_model(self.ID))
+        self.add(
+            parameter,
+            tr(
+                "A registered model's name or a checkpoint file (*.safetensors). Default: the one that was used "
+                "last here, at first demo. Registered now: {models}."
+            ).format(models=", ".join(models)),
+        )
+
+    def add_bands(self, name: str = "BANDS") -> None:
+        """Add the order of the bands."""
+        self.add(
+            QgsProcessingParameterString(name, tr("Bands")),
+            tr(
+                "Where the bands are, for layers whose band names do not say so: either names with numbers, "
+                "counted from 1, such as B2=1,B3=2,B4=3,B5=4,B6=5,B7=6,B8=7,B8A=8,B11=9,B12=10, or all names in "
+                "the layer's order, such as B2,B3,B4,B5,B6,B7,B8,B8A,B11,B12. A band may stand in for another: "
+                "B8A=B8. Default: found out from names and values."
+            ),
+            optional=True,
+        )
+
+    def add_extent(self, name: str = "EXTENT") -> None:
+        """Add the extent."""
+        self.add(
+            QgsProcessingParameterExtent(name, tr("Extent")),
+            tr(
+                "The part to work on, in any CRS: xmin,xmax,ymin,ymax [EPSG:...]. Without a CRS it is in the "
+                "project's, or where that is unset in the scene's. It grows outwards to whole pixels. "
+                "Default: the whole scene."
+            ),
+            optional=True,
+        )
+
+    def add_advanced(self) -> None:
+        """Add how to read the scene and how to run the encoder."""
+        self.add(
+            QgsProcessingParameterNumber("OFFSET", tr("Offset of the stored values (DN)")),
+            tr(
+                "Added to the stored values. -1000 removes the offset that ESA's products have since 2022, "
+                "0 leaves the values alone. Default: found out from metadata and values."
+            ),
+            advanced=True,
+            optional=True,
+        )
+        self.add_device()
+        for name, label, text in (
+            (
+                "TILE_SIZE",
+                tr("Tile size (pixels)"),
+                tr(
+                    "Side of the tiles that the encoder sees, pixels of the model's resolution. Default: as suits."
+                ),
+            ),
+            (
+                "BATCH_SIZE",
+                tr("Batch size (tiles)"),
+                tr("Tiles that are encoded at once; fewer need less memory. Default: as suits the device."),
+            ),
+        ):
+            self.add(
+                QgsProcessingParameterNumber(
+                    name, label, QgsProcessingParameterNumber.Type.Integer, minValue=1
+                ),
+                text,
+                advanced=True,
+                optional=True,
+            )
+
+    def add_device(self) -> None:
+        """Add what to compute on."""
+        self.add(
+            QgsProcessingParameterEnum(
+                "DEVICE",
+                tr("Device"),
+                ["auto", "cpu", "cuda", "mps"],
+                defaultValue="auto",
+                usesStaticStrings=True,
+            ),
+            tr(
+                "What to compute on: cuda is an NVIDIA GPU, mps an Apple one. Default: auto, the fastest there is."
+            ),
+            advanced=True,
+        )
+
+    # Values of the shared parameters.
+
+    def model(self, parameters: Values, context: QgsProcessingContext, name: str = "MODEL") -> str:
+        """Return the model as the worker wants it; one that the user gave is remembered after success."""
+        value = self.parameterAsString(parameters, name, context).strip()
+        model = resolve_model(value) if value else default_model(self.ID)
+        if parameters.get(name):
+            self._chosen_model = model
+        return model
+
+    def extent(
+        self, parameters: Values, context: QgsProcessingContext, name: str = "EXTENT"
+    ) -> tuple[QgsRectangle, QgsCoordinateReferenceSystem] | None:
+        """Return the extent and its CRS, which may be invalid: the scene's then; None without an extent."""
+        rectangle = self.parameterAsExtent(parameters, name, context)
+        if parameters.get(name) in (None, "") or rectangle.isNull():
+            return None
+        return rectangle, self.parameterAsExtentCrs(parameters, name, context)
+
+    def engine_request(self, parameters: Values, context: QgsProcessingContext) -> dict[str, Any]:
+        """Return model, device, tile and batch size, as far as they are given."""
+        request: dict[str, Any] = {
+            "model": self.model(parameters, context),
+            "device": self.parameterAsEnumString(parameters, "DEVICE", context) or "auto",
+        }
+        for name in ("TILE_SIZE", "BATCH_SIZE"):
+            if parameters.get(name) not in (None, ""):
+                request[name.lower()] = self.parameterAsInt(parameters, name, context)
+        return request
+
+    def scene_request(
+        self,
+        parameters: Values,
+        context: QgsProcessingContext,
+        feedback: QgsProcessingFeedback,
+        name: str = "INPUT",
+    ) -> dict[str, Any]:
+        """Return the request's entries for the scene, the extent and the encoder.
+
+        Layers that are not files are copied here, so this belongs into `work`.
+
+        Raises:
+            QgsProcessingException: The layer, the bands or the extent cannot be used.
+        """
+        request = self.engine_request(parameters, context)
+        extent = self.extent(parameters, context)
+        request["scene"] = self.scene_source(name, extent, feedback)
+        if extent is not None:
+            rectangle, crs = extent
+            request["extent"] = [
+                rectangle.xMinimum(),
+                rectangle.yMinimum(),
+                rectangle.xMaximum(),
+                rectangle.yMaximum(),
+            ]
+            if crs.isValid():
+                request["extent_crs"] = crs_text(crs)
+        bands = self.bands(parameters, context)
+        if bands is not None:
+            request["bands"] = bands
+        if parameters.get("OFFSET") not in (None, ""):
+            request["offset"] = self.parameterAsDouble(parameters, "OFFSET", context)
+        return request
+
+    def bands(
+        self, parameters: Values, context: QgsProcessingContext, name: str = "BANDS"
+    ) -> dict[str, int | str] | None:
+        """Return where the bands are, or None when the worker is to find out."""
+        try:
+            return parse_bands(self.parameterAsString(parameters, name, context))
+        except InputError as error:
+            raise QgsProcessingException(str(error)) from None
+
+    def scene_source(
+        self,
+        name: str,
+        extent: tuple[QgsRectangle, QgsCoordinateReferenceSystem] | None,
+        feedback: QgsProcessingFeedback,
+    ) -> str:
+        """Return what gair_core opens for a scene parameter: the layer's own source, or a temporary copy."""
+        try:
+            return self._rasters[name].source(extent, self.temporary_folder, feedback)
+        except InputError as error:
+            raise QgsProcessingException(str(error)) from None
+
+    def temporary_folder(self) -> Path:
+        """Return a folder that is removed when the work is done."""
+        if self._temporary_folder is None:
+            self._temporary_folder = tempfile.mkdtemp(prefix="gair_", dir=QgsProcessingUtils.tempFolder())
+        return Path(self._temporary_folder)
+
+    # The worker.
+
+    def run_task(self, task: str, request: dict[str, Any], feedback: QgsProcessingFeedback) -> dict[str, Any]:
+        """Run a task in the worker, with progress, log and cancel.
+
+        Returns:
+            The task's result.
+
+        Raises:
+            QgsProcessingException: With the worker's message and hint, or that it was cancelled.
+        """
+        from ..worker_client import WorkerError, shared_client
+
+        monitor = _Monitor(feedback)
+        try:
+            return shared_client().run(
+                task, request, report=monitor.report, log=monitor.log, cancelled=feedback.isCanceled
+            )
+        except WorkerError as error:
+            if error.kind == "cancelled":
+                raise QgsProcessingException(tr("Cancelled: nothing was written.")) from None
+            raise QgsProcessingException("\n".join(filter(None, (error.message, error.hint)))) from None
+
+    def _read_raster(self, name: str, parameters: Values, context: QgsProcessingContext) -> RasterInput:
+        layer = self.parameterAsRasterLayer(parameters, name, context)
+        try:
+            return RasterInput.read(layer, str(parameters.get(name)))
+        except InputError as error:
+            raise QgsProcessingException(str(error)) from None
+
+
+class _Monitor:
+    """Passes a task's progress and log on to Processing."""
+
+    def __init__(self, feedback: QgsProcessingFeedback) -> None:
+        self._feedback = feedback
+        self._message = ""
+
+    def report(self, fraction: float, message: str) -> None:
+        self._feedback.setProgress(100 * fraction)
+        if message and message != self._message:
+            self._message = message
+            self._feedback.setProgressText(message)
+
+    def log(self, level: str, message: str) -> None:
+        if level == "error":
+            self._feedback.reportError(message, False)
+        elif level == "warning":
+            self._feedback.pushWarning(message)
+        else:
+            self._feedback.pushInfo(message)
+
+
+def crs_text(crs: QgsCoordinateReferenceSystem) -> str:
+    """Return a CRS as gair_core reads it: an authority's code, or WKT for one that the user made."""
+    if crs.authid().startswith(("EPSG:", "ESRI:", "OGC:", "IGNF:")):
+        return crs.authid()
+    return crs.toWkt(QgsCoordinateReferenceSystem.WktVariant.WKT2_2019)
