@@ -46,8 +46,8 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/bandit --quiet --recursive gair_core
-	git ls-files -z gair_core pyproject.toml README.md LICENSE | xargs -0 $(BIN)/detect-secrets-hook
+	$(BIN)/bandit --quiet --recursive gair_core qgis_plugin
+	git ls-files -z gair_core qgis_plugin metadata.txt pyproject.toml README.md LICENSE requirements.lock | xargs -0 $(BIN)/detect-secrets-hook
 
 format: setup
 	$(BIN)/ruff format .

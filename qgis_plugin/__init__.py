@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from .plugin import GairPlugin
 
 
-# The name is QGIS's.
-def classFactory(iface: QgisInterface | None) -> GairPlugin:  # noqa: N802
+def classFactory(iface: QgisInterface | None) -> GairPlugin:
     """Make the plugin, as QGIS asks at start; ``iface`` is None under qgis_process."""
     from .plugin import GairPlugin
 
