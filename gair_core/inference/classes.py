@@ -47,8 +47,8 @@ def class_writer(
     *,
     token: str,
     tags: Mapping[str, str],
-    inputs: Sequence[str],
     progress: Progress,
+    inputs: Sequence[str] = (),
 ) -> RasterWriter:
     """Return a writer of a raster with a colour table, class names and a palette style.
 
@@ -58,8 +58,8 @@ def class_writer(
         classes: The classes.
         token: The request's token.
         tags: Provenance.
-        inputs: Every file that is read.
         progress: Whose cancel stops the conversion.
+        inputs: Every file that is read, unless they have been compared with the destination before.
     """
     return RasterWriter(
         path,

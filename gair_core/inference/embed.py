@@ -90,7 +90,7 @@ def embed(request: EmbedRequest, progress: Progress | None = None) -> EmbedResul
             bands,
             request.dtype,
             token=request.token,
-            inputs=[request.scene],
+            inputs=scene.files,
         )
         embedding_localizer(model)
         identity = PixelSampler(place.whole, scene.grid, engine.patch, place.window)
@@ -116,7 +116,7 @@ def embed(request: EmbedRequest, progress: Progress | None = None) -> EmbedResul
             tags=provenance("embed", request, model, scene, **_describe(basis)),
             scales=basis.scale.tolist() if basis is not None and request.dtype == "int8" else None,
             style=_style(basis, request.dtype),
-            inputs=[request.scene],
+            inputs=scene.files,
             progress=progress,
         ) as writer:
             strips = engine.strips(scene, plan, transform, progress, (share, 0.97))

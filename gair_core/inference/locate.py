@@ -129,12 +129,7 @@ def locate(request: LocateRequest, progress: Progress | None = None) -> LocateRe
     """
     progress = progress or Progress()
     photos = read_photos(request.photos, photo_field=request.photo_field, layer=request.layer)
-    inputs: list[str | Path] = [
-        request.scene,
-        request.photos,
-        *(path for path in photos.paths if path is not None),
-    ]
-    check_vector_destination(Path(request.output), token=request.token, inputs=inputs)
+    listed = [path for path in photos.paths if path is not None]
     model = load_model(request.model)
     require_part(model, "street_view", "locate")
     embedding_localizer(model)
@@ -147,6 +142,8 @@ def locate(request: LocateRequest, progress: Progress | None = None) -> LocateRe
         return embedding_lattice(model, features)
 
     with request.open(request.scene, engine.config.gsd, progress) as scene:
+        inputs: list[str | Path] = [*scene.files, request.photos, *listed]
+        check_vector_destination(Path(request.output), token=request.token, inputs=inputs)
         plan = engine.plan(scene)
         if request.dry_run:
             seconds = engine.seconds_per_tile(transform) * plan.count

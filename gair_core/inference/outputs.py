@@ -12,6 +12,7 @@ import errno
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from gair_core.errors import BadInputError
@@ -144,28 +145,52 @@ def writing_failed(output: Path, error: BaseException, needed_bytes: int = 1 << 
     )
 
 
-def check_destination(
-    output: Path,
+@dataclass(frozen=True)
+class Destination:
+    """A file that is to be written.
+
+    Attributes:
+        path: Its name.
+        suffixes: File name endings that fit the content, lower case, with the dot.
+        needed_bytes: Disk space that it and its temporaries take at most.
+    """
+
+    path: Path
+    suffixes: tuple[str, ...]
+    needed_bytes: int = 0
+
+
+def check_destinations(
+    destinations: Sequence[Destination],
     *,
-    suffixes: Sequence[str],
     token: str,
     inputs: Sequence[str | Path] = (),
-    needed_bytes: int = 0,
     free: FreeBytes = free_bytes,
 ) -> None:
-    """Refuse a destination that cannot work before any time is spent.
+    """Refuse destinations that cannot work before any time is spent.
 
     Args:
-        output: The file to be written.
-        suffixes: File name endings that fit the content, lower case, with the dot.
+        destinations: Every file of one run; those on the same disk must fit on it together.
         token: The request's token.
         inputs: Every file that is read; GDAL's virtual paths are resolved to the archive on disk.
-        needed_bytes: Disk space that the work takes at most.
         free: Tells the free bytes of a folder; a hook for tests.
 
     Raises:
         BadInputError: Wrong ending, a folder, an input, a missing or unwritable folder, too little disk.
     """
+    for destination in destinations:
+        _check_name(destination)
+        _refuse_inputs(destination.path, inputs)
+        _probe(destination.path, token)
+    disks: dict[int, list[Destination]] = {}
+    for destination in destinations:
+        disks.setdefault(destination.path.parent.stat().st_dev, []).append(destination)
+    for together in disks.values():
+        _check_space(together, free)
+
+
+def _check_name(destination: Destination) -> None:
+    output, suffixes = destination.path, destination.suffixes
     if output.suffix.lower() not in suffixes:
         raise BadInputError(
             f"the output {output} ends in {output.suffix or 'nothing'!r}; "
@@ -179,15 +204,23 @@ def check_destination(
         )
     if output.is_dir():
         raise BadInputError(f"the output {output} is an existing folder", "Give the name of a file.")
-    _refuse_inputs(output, inputs)
-    _probe(output, token)
-    available = free(folder)
-    if available < needed_bytes:
-        raise BadInputError(
-            f"{output} needs up to {readable_bytes(needed_bytes)} while it is written, "
-            f"but only {readable_bytes(available)} are free in {folder}",
-            "Free some space, choose another disk, a smaller extent or a coarser resolution.",
-        )
+
+
+def _check_space(destinations: Sequence[Destination], free: FreeBytes) -> None:
+    """Compare what the outputs on one disk take together with what it has."""
+    folder = destinations[0].path.parent
+    needed, available = sum(one.needed_bytes for one in destinations), free(folder)
+    if available >= needed:
+        return
+    if len(destinations) == 1:
+        subject = f"{destinations[0].path} needs up to {readable_bytes(needed)} while it is written"
+    else:
+        listed = ", ".join(f"{one.path.name} ({readable_bytes(one.needed_bytes)})" for one in destinations)
+        subject = f"the outputs {listed} need up to {readable_bytes(needed)} together while they are written"
+    raise BadInputError(
+        f"{subject}, but only {readable_bytes(available)} are free in {folder}",
+        "Free some space, choose another disk, a smaller extent or a coarser resolution.",
+    )
 
 
 def _refuse_inputs(output: Path, inputs: Sequence[str | Path]) -> None:

@@ -16,9 +16,10 @@ from gair_core.errors import BadInputError
 from gair_core.geo.footprint import Float64Array
 from gair_core.heads.base import embedding_lattice, embedding_localizer, embedding_rim
 from gair_core.inference.models import load_model
+from gair_core.inference.outputs import check_destinations
 from gair_core.inference.points import Group, Places, plan_groups, sample_places
 from gair_core.inference.request import EngineOptions, Estimate, OutputRequest, SceneOptions
-from gair_core.inference.vectors import check_vector_destination, write_vector
+from gair_core.inference.vectors import vector_destination, write_vector
 from gair_core.model.gair import GAIR
 from gair_core.photos.tables import PointTable, read_points
 from gair_core.progress import Progress
@@ -89,9 +90,6 @@ def sample(request: SampleRequest, progress: Progress | None = None) -> SampleRe
     table = read_points(
         request.points, lon_field=request.lon_field, lat_field=request.lat_field, layer=request.layer
     )
-    check_vector_destination(
-        Path(request.output), token=request.token, inputs=[request.scene, request.points]
-    )
     model = load_model(request.model)
     embedding_localizer(model)
     engine = request.engine(model)
@@ -102,7 +100,10 @@ def sample(request: SampleRequest, progress: Progress | None = None) -> SampleRe
         return embedding_lattice(model, features, rows)
 
     with request.open(request.scene, engine.config.gsd, progress) as scene:
+        inputs = [*scene.files, request.points]
         inside, names, uv = _inside(table, scene, progress)
+        destination = vector_destination(Path(request.output), inside.frame, dimensions)
+        check_destinations([destination], token=request.token, inputs=inputs)
         places = Places.of(uv, (scene.grid.width, scene.grid.height), engine.patch)
         groups = plan_groups(engine, scene, places)
         if request.dry_run:
@@ -128,7 +129,7 @@ def sample(request: SampleRequest, progress: Progress | None = None) -> SampleRe
         request.output,
         request.token,
         embeddings=values[valid],
-        inputs=[request.scene, request.points],
+        inputs=inputs,
     )
     progress.report(1.0, "done")
     return SampleResult(

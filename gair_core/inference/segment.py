@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,18 @@ from gair_core.heads.base import Head
 from gair_core.inference.classes import class_dtype, class_values, class_writer
 from gair_core.inference.lattice import PixelSampler, PixelStrip
 from gair_core.inference.models import load_model
-from gair_core.inference.outputs import check_destination
+from gair_core.inference.outputs import Destination, check_destinations
 from gair_core.inference.polygons import PolygonWriter, Table
 from gair_core.inference.publish import published_together
 from gair_core.inference.request import Estimate, SceneRequest, output_window, provenance
 from gair_core.inference.styles import ramp_style
-from gair_core.inference.writers import RasterWriter, check_raster_destination, expected_bytes
+from gair_core.inference.writers import RasterWriter, expected_bytes, raster_destination
 from gair_core.progress import Progress
 from gair_core.task import Result, Task
 
 _NO_CONFIDENCE = 255
+# Bytes of polygons a pixel. How many there will be is unknown; this allows for patches of 50 pixels.
+_POLYGON_BYTES = 8
 
 
 class SegmentRequest(SceneRequest):
@@ -96,7 +98,7 @@ def segment(request: SegmentRequest, progress: Progress | None = None) -> Segmen
     head.to(engine.device)
     with request.open(request.scene, engine.config.gsd, progress) as scene:
         place = output_window(scene, engine.patch, request.resolution, request.extent, request.extent_crs)
-        _check_destinations(request, place.grid, head)
+        _check_destinations(request, place.grid, head, scene.files)
         sampler = PixelSampler(place.whole, scene.grid, engine.patch, place.window, head.rim_weight(model))
         plan = engine.plan(scene, sampler.lattice_window)
 
@@ -129,14 +131,13 @@ def describe_head(head: Head) -> dict[str, Any]:
     return {"head": f"{metadata.title} ({metadata.name})", "head_fingerprint": metadata.fingerprint}
 
 
-def _check_destinations(request: SegmentRequest, grid: Grid, head: Head) -> None:
+def _check_destinations(request: SegmentRequest, grid: Grid, head: Head, inputs: Sequence[str]) -> None:
     """Refuse impossible destinations before any work.
 
     Raises:
-        BadInputError: One cannot be written or is an input, or two are the same file.
+        BadInputError: One cannot be written or is an input, two are the same file, or all of them together
+            do not fit on the disk.
     """
-    inputs = [request.scene, *(name for name in (request.mask, request.scl) if name is not None)]
-    token = request.token
     resolved = [path.resolve() for path in request.outputs]
     styles = [path.with_suffix(".qml") for path in resolved if path.suffix.lower() != ".gpkg"]
     if len(set(resolved)) < len(resolved) or len(set(styles)) < len(styles):
@@ -145,12 +146,13 @@ def _check_destinations(request: SegmentRequest, grid: Grid, head: Head) -> None
             "each other's style.",
             "Give each a name of its own.",
         )
-    dtype = class_dtype(head.classes)
-    check_raster_destination(Path(request.output), grid, 1, dtype, token=token, inputs=inputs)
+    destinations = [raster_destination(Path(request.output), grid, 1, class_dtype(head.classes))]
     if request.confidence is not None:
-        check_raster_destination(Path(request.confidence), grid, 1, "uint8", token=token, inputs=inputs)
+        destinations.append(raster_destination(Path(request.confidence), grid, 1, "uint8"))
     if request.polygons is not None:
-        check_destination(Path(request.polygons), suffixes=(".gpkg",), token=token, inputs=inputs)
+        needed = grid.width * grid.height * _POLYGON_BYTES
+        destinations.append(Destination(Path(request.polygons), (".gpkg",), needed))
+    check_destinations(destinations, token=request.token, inputs=inputs)
 
 
 def _write(
@@ -173,7 +175,6 @@ def _write(
                     head.classes,
                     token=request.token,
                     tags=tags,
-                    inputs=[request.scene],
                     progress=progress,
                 )
             )
@@ -231,7 +232,6 @@ def _confidence_writer(
         band_names=["confidence (percent)"],
         tags=tags,
         style=ramp_style(0, 100),
-        inputs=[request.scene],
         progress=progress,
     )
 

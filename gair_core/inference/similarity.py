@@ -49,12 +49,12 @@ from gair_core.inference.request import (
 )
 from gair_core.inference.styles import ramp_style
 from gair_core.inference.tiling import LatticeWindow, TilePlan
-from gair_core.inference.vectors import check_vector_destination, write_vector
+from gair_core.inference.vectors import vector_destination, write_vector
 from gair_core.inference.writers import (
     DISK_FACTOR,
     RASTER_SUFFIXES,
     RasterWriter,
-    check_raster_destination,
+    raster_destination,
 )
 from gair_core.photos.batches import PhotoBatcher
 from gair_core.photos.selection import usable
@@ -71,6 +71,8 @@ _GEOD = pyproj.Geod(ellps="WGS84")
 _PHOTOS_PER_TILE = 3
 # Photos of a batch. On a CPU a batch must end well within the two seconds that a cancel may take.
 _PHOTO_BATCH = {"cpu": 4, "mps": 32, "cuda": 64}
+# Columns that `_with_scores` adds to a photo's own.
+_SCORE_COLUMNS = 8
 # Half the width of the style's ramp, in standard deviations of the raster.
 _RAMP_DEVIATIONS = 2.5
 
@@ -408,17 +410,17 @@ def _patches_of(run: _Run, raster: _Raster) -> LatticeWindow:
 
 def _check_destinations(run: _Run, photos: _Photos, rasters: Sequence[_Raster]) -> None:
     """Refuse impossible destinations before any work."""
-    request, inputs = run.request, _inputs(run, photos)
-    if request.scores_path is not None:
-        check_vector_destination(request.scores_path, token=request.token, inputs=inputs)
-    if request.mode != "photo":
-        (raster,) = rasters
-        grid = run.place.grid
-        check_raster_destination(
-            raster.path, grid, len(raster.bands), "float32", token=request.token, inputs=inputs
-        )
-        return
-    folder = Path(request.output)
+    destinations = _raster_destinations(run, rasters)
+    if run.request.scores_path is not None:
+        table = photos.table.frame
+        destinations.append(vector_destination(run.request.scores_path, table, _SCORE_COLUMNS))
+    outputs.check_destinations(destinations, token=run.request.token, inputs=_inputs(run, photos))
+
+
+def _raster_destinations(run: _Run, rasters: Sequence[_Raster]) -> list[outputs.Destination]:
+    if run.request.mode != "photo":
+        return [raster_destination(one.path, run.place.grid, len(one.bands), "float32") for one in rasters]
+    folder = Path(run.request.output)
     if folder.is_file() or folder.suffix.lower() in RASTER_SUFFIXES:
         raise BadInputError(
             f"In the mode photo the output is a folder of rasters; {folder} is the name of a file.",
@@ -427,19 +429,16 @@ def _check_destinations(run: _Run, photos: _Photos, rasters: Sequence[_Raster]) 
     # Finished rasters with their overviews, and the temporaries of the largest.
     needed = sum(raster.bytes for raster in rasters) * 4 / 3
     needed += max(raster.bytes for raster in rasters) * DISK_FACTOR
-    for path in [raster.path for raster in rasters] if folder.is_dir() else [folder]:
-        outputs.check_destination(
-            path,
-            suffixes=(path.suffix.lower(),),
-            token=request.token,
-            inputs=inputs,
-            needed_bytes=int(needed),
-        )
+    if not folder.is_dir():
+        return [outputs.Destination(folder, (folder.suffix.lower(),), int(needed))]
+    share = int(needed / len(rasters))
+    return [outputs.Destination(raster.path, RASTER_SUFFIXES, share) for raster in rasters]
 
 
 def _inputs(run: _Run, photos: _Photos) -> list[str | Path]:
-    """Every file that is read, as far as it could be mistaken for an output."""
-    return [run.request.scene, run.request.photos, *(path for path in photos.table.paths if path is not None)]
+    """Every file that is read."""
+    listed = (path for path in photos.table.paths if path is not None)
+    return [*run.scene.files, run.request.photos, *listed]
 
 
 def _compare(
@@ -593,7 +592,7 @@ def _write(run: _Run, raster: _Raster, sampler: CosineSampler, products: Iterato
         nodata=float("nan"),
         band_names=raster.bands,
         tags=provenance("similarity", request, run.engine.model, run.scene, photos=raster.photos),
-        inputs=[request.scene],
+        inputs=run.scene.files,
         progress=run.progress,
     ) as writer:
         for strip in sampler.sample(products):

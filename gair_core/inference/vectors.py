@@ -27,14 +27,27 @@ _RESERVED_LAYERS = ("gpkg", "sqlite_")
 
 _SMALLEST_GEOPACKAGE = 1 << 20
 
+# Bytes that one number of a row takes; GeoJSON repeats its name in every row.
+_VALUE_BYTES = {".parquet": 5, ".gpkg": 10, ".csv": 16, ".geojson": 40}
 
-def check_vector_destination(
-    output: Path, *, token: str, inputs: Sequence[str | Path] = (), needed_bytes: int = 0
-) -> None:
-    """Refuse an impossible destination of a table before any work; see `outputs.check_destination`."""
-    outputs.check_destination(
-        output, suffixes=VECTOR_SUFFIXES, token=token, inputs=inputs, needed_bytes=needed_bytes
-    )
+
+def vector_destination(output: Path, frame: geopandas.GeoDataFrame, numbers: int) -> outputs.Destination:
+    """Describe a table that is to be written, for `outputs.check_destinations`.
+
+    Args:
+        output: The file.
+        frame: The rows, as far as they are known.
+        numbers: How many numbers each row gets besides, such as its embedding.
+    """
+    value_bytes = _VALUE_BYTES.get(output.suffix.lower(), 0)
+    needed = int(frame.memory_usage(deep=True).sum()) + len(frame) * numbers * value_bytes
+    return outputs.Destination(output, VECTOR_SUFFIXES, needed + _SMALLEST_GEOPACKAGE)
+
+
+def check_vector_destination(output: Path, *, token: str, inputs: Sequence[str | Path] = ()) -> None:
+    """Refuse an impossible destination of a small table; see `outputs.check_destinations`."""
+    destination = outputs.Destination(output, VECTOR_SUFFIXES)
+    outputs.check_destinations([destination], token=token, inputs=inputs)
 
 
 def write_vector(

@@ -41,6 +41,12 @@ def expected_bytes(grid: Grid, count: int, dtype: str) -> int:
     return grid.width * grid.height * count * np.dtype(dtype).itemsize
 
 
+def raster_destination(output: Path, grid: Grid, count: int, dtype: str) -> outputs.Destination:
+    """Describe a raster that is to be written, for `outputs.check_destinations`."""
+    needed = int(expected_bytes(grid, count, dtype) * DISK_FACTOR)
+    return outputs.Destination(output, RASTER_SUFFIXES, needed)
+
+
 def check_raster_destination(
     output: Path,
     grid: Grid,
@@ -51,11 +57,9 @@ def check_raster_destination(
     inputs: Sequence[str | Path] = (),
     free: outputs.FreeBytes = outputs.free_bytes,
 ) -> None:
-    """Refuse an impossible destination of a raster before any work; see `outputs.check_destination`."""
-    needed = int(expected_bytes(grid, count, dtype) * DISK_FACTOR)
-    outputs.check_destination(
-        output, suffixes=RASTER_SUFFIXES, token=token, inputs=inputs, needed_bytes=needed, free=free
-    )
+    """Refuse an impossible destination of a run's only raster; see `outputs.check_destinations`."""
+    destination = raster_destination(output, grid, count, dtype)
+    outputs.check_destinations([destination], token=token, inputs=inputs, free=free)
 
 
 def checksum(array: npt.NDArray[Any], nodata: float | None) -> int:

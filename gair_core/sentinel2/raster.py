@@ -58,6 +58,22 @@ def open_raster(path: str) -> DatasetReader:
         ) from error
 
 
+def files_of(dataset: DatasetReader) -> tuple[str, ...]:
+    """Return every file that a raster is made of: its own, those beside it, and the sources of a VRT."""
+    found: dict[str, None] = {}
+    waiting = list(dataset.files)
+    while waiting:
+        path = str(waiting.pop(0))
+        if path in found:
+            continue
+        found[path] = None
+        # GDAL lists the sources of a VRT, but not the sources of a VRT among them.
+        if path != dataset.name and path.lower().endswith(".vrt") and is_local(path) and Path(path).exists():
+            with open_raster(path) as inner:
+                waiting += inner.files
+    return tuple(found)
+
+
 def read_window(dataset: DatasetReader, indexes: Sequence[int], window: Window) -> Array:
     """Read bands (numbers from 1) of a window, (len(indexes), height, width).
 

@@ -23,6 +23,8 @@ from gair_core.sentinel2.products import find_product
 from gair_core.sentinel2.raster import (
     Array,
     can_be_decimated,
+    files_of,
+    is_local,
     open_raster,
     public_name,
     read_decimated,
@@ -59,6 +61,8 @@ class Scene:
         band_names: `BANDS`.
         missing_bands: Bands that the product lacks and that were filled by the option ``missing``.
         source: What was opened, for messages.
+        files: Every file and folder that the scene is made of, as GDAL opens them: what was opened, the
+            bands, masks and classification, the sources of a VRT. None of them may be an output.
         warnings: What the user should know.
         provenance: Where every number comes from, JSON-serialisable.
     """
@@ -69,6 +73,7 @@ class Scene:
         self,
         product: Product,
         *,
+        opened: Sequence[str],
         offset: float | Literal["auto"],
         nodata: float | None,
         mask: BandFile | None,
@@ -90,6 +95,7 @@ class Scene:
             self.native = self._finest_grid()
             self._factors = {path: self._factor(path) for path in self._datasets}
             self._mask, self._scl = mask, scl
+            self.files = self._all_files(product, opened)
             self._own_masks = tuple(dict.fromkeys(self._file_masks()))
             self._radiometry = self._decide_radiometry(product, offset)
             self.grid = self.native if gsd is None else self.native.resampled(gsd)
@@ -140,6 +146,7 @@ class Scene:
         classes = _classes(scl_classes, asked=scl is not None)
         return cls(
             product,
+            opened=[str(source)] if isinstance(source, (str, Path)) else [str(path) for path in source],
             offset=offset,
             nodata=nodata,
             mask=_mask_file(product, mask),
@@ -218,6 +225,15 @@ class Scene:
                 raise display_image(self.source, f"its numbers are {dtype}")
             if dtype.startswith("complex"):
                 raise BadInputError(f"{self.source} holds complex numbers; wanted reflectance.")
+
+    def _all_files(self, product: Product, opened: Sequence[str]) -> tuple[str, ...]:
+        """Return every file of the product, also of bands that are not read."""
+        files = [*opened, *(file.path for file in product.bands.values())]
+        files += [product.scl.path] if product.scl is not None else []
+        for path, dataset in self._datasets.items():
+            # Listing what lies beside a remote file asks the server for names that nobody can write to.
+            files += files_of(dataset) if is_local(path) else [path]
+        return tuple(dict.fromkeys(files))
 
     def _finest_grid(self) -> Grid:
         paths = {file.path for file in self._files.values()}

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -508,6 +509,40 @@ def test_vsi_path(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def files_on_disk(source, **options):
+    with Scene.open(source, **options) as scene:
+        return {Path(path).resolve() for path in scene.files if not path.startswith("/vsi")}
+
+
+def test_every_file_that_is_read_is_told(tmp_path):
+    bands = stored_bands(SURFACE)
+    classes = np.full((24, 30), 4, dtype="uint8")
+    item = write_stac(tmp_path / "stac", bands, scl=classes)
+    data = {path.resolve() for path in (tmp_path / "stac/data").iterdir()}
+    # The assets that are not read, such as B1 and the SCL, belong to the product, too.
+    assert files_on_disk(item) == {item.resolve(), *data}
+    folder = write_band_files(tmp_path / "bands", bands)
+    assert files_on_disk(folder) == {folder.resolve(), *(path.resolve() for path in folder.iterdir())}
+    assert files_on_disk(sorted(folder.iterdir())) == {path.resolve() for path in folder.iterdir()}
+    safe = write_safe(tmp_path, bands)
+    assert safe.resolve() in files_on_disk(safe)
+    assert {path.resolve() for path in safe.rglob("*_B08_10m.jp2")} < files_on_disk(safe / "MTD_MSIL2A.xml")
+    with Scene.open(zipped(safe)) as scene:
+        assert str(safe.with_suffix(".zip")) in scene.files
+        assert any(path.startswith("/vsizip/") for path in scene.files)
+
+
+def test_the_files_of_masks_and_of_nested_vrts_are_told(tmp_path):
+    stack = write(tmp_path / "stack.tif", values(10), BANDS)
+    mask = write(tmp_path / "mask.tif", np.zeros((1, 48, 60), dtype="uint8"))
+    scl = write(tmp_path / "scl.tif", np.full((1, 48, 60), 4, dtype="uint8"))
+    assert files_on_disk(stack, mask=mask, scl=scl) == {stack, mask, scl}
+    rasterio.shutil.copy(stack, tmp_path / "inner.vrt", driver="VRT")
+    text = (tmp_path / "inner.vrt").read_text()
+    (tmp_path / "outer.vrt").write_text(text.replace("stack.tif", "inner.vrt"))
+    assert files_on_disk(tmp_path / "outer.vrt") == {stack, tmp_path / "inner.vrt", tmp_path / "outer.vrt"}
+
+
 def test_no_crs(tmp_path):
     with pytest.raises(BadInputError, match="no coordinate reference system"):
         Scene.open(write(tmp_path / "a.tif", values(), SURFACE, crs=None))
