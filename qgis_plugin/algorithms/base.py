@@ -24,13 +24,12 @@ from qgis.core import (
     QgsProcessingParameterRasterLayer,
     QgsProcessingParameterString,
     QgsProcessingUtils,
-    QgsRectangle,
 )
 from qgis.PyQt.QtGui import QIcon
 
 from ..models import default_model, registered_models, resolve_model
 from ..provider import ICON
-from ..raster_input import InputError, RasterInput, parse_bands
+from ..raster_input import Extent, InputError, RasterInput, parse_bands
 from ..settings import remember_model
 from ..translation import tr, translatable
 
@@ -302,12 +301,12 @@ class GairAlgorithm(QgsProcessingAlgorithm):
 
     def extent(
         self, parameters: Values, context: QgsProcessingContext, name: str = "EXTENT"
-    ) -> tuple[QgsRectangle, QgsCoordinateReferenceSystem] | None:
-        """Return the extent and its CRS, which may be invalid: the scene's then; None without an extent."""
+    ) -> Extent | None:
+        """Return the extent; None where the user gave none."""
         rectangle = self.parameterAsExtent(parameters, name, context)
         if parameters.get(name) in (None, "") or rectangle.isNull():
             return None
-        return rectangle, self.parameterAsExtentCrs(parameters, name, context)
+        return Extent(rectangle, self.parameterAsExtentCrs(parameters, name, context))
 
     def engine_request(self, parameters: Values, context: QgsProcessingContext) -> dict[str, Any]:
         """Return model, device, tile and batch size, as far as they are given."""
@@ -338,15 +337,7 @@ class GairAlgorithm(QgsProcessingAlgorithm):
         extent = self.extent(parameters, context)
         request["scene"] = self.scene_source(name, extent, feedback)
         if extent is not None:
-            rectangle, crs = extent
-            request["extent"] = [
-                rectangle.xMinimum(),
-                rectangle.yMinimum(),
-                rectangle.xMaximum(),
-                rectangle.yMaximum(),
-            ]
-            if crs.isValid():
-                request["extent_crs"] = crs_text(crs)
+            request.update(extent_request(extent))
         bands = self.bands(parameters, context)
         if bands is not None:
             request["bands"] = bands
@@ -363,17 +354,25 @@ class GairAlgorithm(QgsProcessingAlgorithm):
         except InputError as error:
             raise QgsProcessingException(str(error)) from None
 
-    def scene_source(
-        self,
-        name: str,
-        extent: tuple[QgsRectangle, QgsCoordinateReferenceSystem] | None,
-        feedback: QgsProcessingFeedback,
-    ) -> str:
-        """Return what gair_core opens for a scene parameter: the layer's own source, or a temporary copy."""
+    def scene_source(self, name: str, extent: Extent | None, feedback: QgsProcessingFeedback) -> str:
+        """Return what gair_core opens for a scene parameter: the layer's own source, or a temporary copy.
+
+        Raises:
+            QgsProcessingException: The layer cannot be read, or not in this extent.
+        """
         try:
             return self._rasters[name].source(extent, self.temporary_folder, feedback)
         except InputError as error:
             raise QgsProcessingException(str(error)) from None
+
+    def scene_name(self, name: str = "INPUT") -> str:
+        """Return what people call a scene parameter's layer."""
+        return self._rasters[name].name
+
+    def name_layer(self, context: QgsProcessingContext, output: str, name: str) -> None:
+        """Give an output's layer a name that says more than the parameter's, where it will be loaded."""
+        if context.willLoadLayerOnCompletion(output):
+            context.layerToLoadOnCompletionDetails(output).name = name
 
     def temporary_folder(self) -> Path:
         """Return a folder that is removed when the work is done."""
@@ -406,8 +405,9 @@ class GairAlgorithm(QgsProcessingAlgorithm):
 
     def _read_raster(self, name: str, parameters: Values, context: QgsProcessingContext) -> RasterInput:
         layer = self.parameterAsRasterLayer(parameters, name, context)
+        value = self.parameterAsString(parameters, name, context)
         try:
-            return RasterInput.read(layer, str(parameters.get(name)))
+            return RasterInput.read(layer, value, context.transformContext())
         except InputError as error:
             raise QgsProcessingException(str(error)) from None
 
@@ -439,3 +439,14 @@ def crs_text(crs: QgsCoordinateReferenceSystem) -> str:
     if crs.authid().startswith(("EPSG:", "ESRI:", "OGC:", "IGNF:")):
         return crs.authid()
     return crs.toWkt(QgsCoordinateReferenceSystem.WktVariant.WKT2_2019)
+
+
+def extent_request(extent: Extent) -> dict[str, Any]:
+    """Return a request's entries for an extent: left, bottom, right and top, and the CRS if it has one."""
+    rectangle = extent.rectangle
+    request: dict[str, Any] = {
+        "extent": [rectangle.xMinimum(), rectangle.yMinimum(), rectangle.xMaximum(), rectangle.yMaximum()]
+    }
+    if extent.crs.isValid():
+        request["extent_crs"] = crs_text(extent.crs)
+    return request
