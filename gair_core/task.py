@@ -83,6 +83,7 @@ TASK_MODULES: dict[str, Registered] = {
     "import": Registered("gair_core.importers.task", "turn a foreign checkpoint into one of ours"),
     "info": Registered("gair_core.info", "say what a checkpoint holds"),
     "models": Registered("gair_core.catalogue", "list the registered models"),
+    "store-check": Registered("gair_core.pretrain.store_check", "find the faults of a pretraining store"),
     "check": Registered("gair_core.check", "show versions and devices, and test that everything works"),
 }
 
