@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -22,7 +23,8 @@ from gair_core.head_checkpoint import is_head, load_head
 from gair_core.heads.base import Head, embedding_lattice, embedding_rim
 from gair_core.inference.alignment import AlignedScene, CommonPixels
 from gair_core.inference.classes import class_dtype, class_values, class_writer
-from gair_core.inference.lattice import PixelSampler, PixelStrip
+from gair_core.inference.distance import DistanceSampler, date_products
+from gair_core.inference.lattice import LatticeStrip, PixelSampler
 from gair_core.inference.models import load_model
 from gair_core.inference.request import (
     EngineOptions,
@@ -78,12 +80,6 @@ class ChangeRequest(EngineOptions, SceneOptions, OutputRequest):
         description="pixel size in metres, or lattice (one per patch); default: the first date's",
     )
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Every file that is read."""
-        masks = (self.mask, self.scl, self.after_mask, self.after_scl)
-        return (self.before, self.after, *(name for name in masks if name is not None))
-
     def after_options(self) -> SceneOptions:
         """Return how to read the second date."""
         return SceneOptions(
@@ -113,21 +109,44 @@ class ChangeResult(Result):
     mean_distance: float | None
 
 
+_Pairs = Iterator[tuple[LatticeStrip, LatticeStrip]]
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """Finished rows of the output: the first, values (height, width) and where both dates have data."""
+
+    row: int
+    values: npt.NDArray[Any]
+    valid: npt.NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class _Comparison:
     """What is made of two dates.
 
     Attributes:
-        lattice: Features and date (0 or 1) to the channels that are blended and interpolated.
-        rim: Their coordinate weight by date.
-        pixels: Two dates' channels and where both are valid to the output's pixels, (height, width).
+        lattice: Features and date (0 or 1) to the channels that are blended.
+        pixels: Strips of both dates' lattices to the output's pixels.
         dtype: Pixel type.
     """
 
     lattice: Callable[[Tensor, int], Tensor]
-    rim: Callable[[int], Tensor | None]
-    pixels: Callable[[Tensor, Tensor, npt.NDArray[np.bool_]], npt.NDArray[Any]]
+    pixels: Callable[[_Pairs, _Sampling], Iterator[_Pixels]]
     dtype: str
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    """Which pixels of which grid are wanted, and the lattices' grid."""
+
+    output: OutputWindow
+    model: Grid
+    patch: int
+
+    def sampler(self, rim_weight: Tensor | None = None) -> PixelSampler:
+        """Return what interpolates a lattice there."""
+        return PixelSampler(self.output.whole, self.model, self.patch, self.output.window, rim_weight)
 
 
 def change(request: ChangeRequest, progress: Progress | None = None) -> ChangeResult | Estimate:
@@ -152,11 +171,12 @@ def change(request: ChangeRequest, progress: Progress | None = None) -> ChangeRe
         before = stack.enter_context(request.open(request.before, engine.config.gsd, progress))
         after = stack.enter_context(request.after_options().open(request.after, engine.config.gsd, progress))
         place = _overlap(request, before, after, engine.patch)
+        inputs = (*before.files, *after.files)
         check_raster_destination(
-            Path(request.output), place.grid, 1, comparison.dtype, token=request.token, inputs=request.inputs
+            Path(request.output), place.grid, 1, comparison.dtype, token=request.token, inputs=inputs
         )
-        sampler = PixelSampler(place.whole, before.grid, engine.patch, place.window)
-        plan = engine.plan(before, sampler.lattice_window)
+        sampling = _Sampling(place, before.grid, engine.patch)
+        plan = engine.plan(before, sampling.sampler().lattice_window)
         if request.dry_run:
             seconds = engine.seconds_per_tile(lambda features: comparison.lattice(features, 0))
             return Estimate(
@@ -167,17 +187,13 @@ def change(request: ChangeRequest, progress: Progress | None = None) -> ChangeRe
         dates = _on_common_pixels(before, after)
         joint = _JointProgress(progress)
 
-        def strips(date: int) -> Iterator[PixelStrip]:
-            rim = comparison.rim(date)
-            own = PixelSampler(place.whole, before.grid, engine.patch, place.window, rim)
-            return own.sample(
-                engine.strips(
-                    dates[date],
-                    plan,
-                    lambda features: comparison.lattice(features, date),
-                    joint.part(date),
-                    (0.0, 0.97),
-                )
+        def strips(date: int) -> Iterator[LatticeStrip]:
+            return engine.strips(
+                dates[date],
+                plan,
+                lambda features: comparison.lattice(features, date),
+                joint.part(date),
+                (0.0, 0.97),
             )
 
         tags = provenance(
@@ -190,11 +206,9 @@ def change(request: ChangeRequest, progress: Progress | None = None) -> ChangeRe
         )
         tally = _Tally()
         with _writer(request, head, place.grid, tags, progress) as writer:
-            for one, other in zip(strips(0), strips(1), strict=True):
-                valid = one.valid & other.valid
-                pixels = comparison.pixels(one.values, other.values, valid)
-                tally.add(pixels, valid)
-                writer.write(pixels[None], one.row)
+            for strip in comparison.pixels(zip(strips(0), strips(1), strict=True), sampling):
+                tally.add(strip.values, strip.valid)
+                writer.write(strip.values[None], strip.row)
     return _result(request, head, tally, progress)
 
 
@@ -225,32 +239,38 @@ def _on_common_pixels(before: Scene, after: Scene) -> tuple[Scene, Scene]:
 
 
 def _distance(model: GAIR) -> _Comparison:
-    def pixels(one: Tensor, other: Tensor, valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-        found = cosine_distance(one, other).numpy()
-        found[~valid] = np.nan
-        return found
+    rim_weight = embedding_rim(model)
+    if rim_weight is None:
+        rim_weight = torch.zeros(model.config.embed_dim, 2)
+
+    def pixels(pairs: _Pairs, sampling: _Sampling) -> Iterator[_Pixels]:
+        place = sampling.output
+        sampler = DistanceSampler(
+            place.whole, sampling.model, sampling.patch, place.window, rim_weight=rim_weight
+        )
+        for strip in sampler.sample(date_products(pairs, rim_weight, sampling.patch)):
+            found = strip.values[0].numpy()
+            found[~strip.valid] = np.nan
+            yield _Pixels(strip.row, found, strip.valid)
 
     return _Comparison(
-        lattice=lambda features, _: embedding_lattice(model, features),
-        rim=lambda _: embedding_rim(model),
-        pixels=pixels,
-        dtype="float32",
+        lattice=lambda features, _: embedding_lattice(model, features), pixels=pixels, dtype="float32"
     )
 
 
-def cosine_distance(one: Tensor, other: Tensor) -> Tensor:
-    """Return 1 - cos of two embeddings a pixel, (D, height, width) each -> (height, width), in [0, 2]."""
-    product = (one * other).sum(dim=0)
-    norms = torch.linalg.vector_norm(one, dim=0) * torch.linalg.vector_norm(other, dim=0)
-    cosine: Tensor = product / norms.clamp(min=torch.finfo(norms.dtype).tiny)
-    return (1 - cosine).clamp(0, 2)
-
-
 def _classification(head: Head, model: GAIR) -> _Comparison:
+    def pixels(pairs: _Pairs, sampling: _Sampling) -> Iterator[_Pixels]:
+        first, second = (sampling.sampler(head.rim_weight(model, date)) for date in (0, 1))
+        ahead, behind = itertools.tee(pairs)
+        ones, others = first.sample(pair[0] for pair in ahead), second.sample(pair[1] for pair in behind)
+        for one, other in zip(ones, others, strict=True):
+            valid = one.valid & other.valid
+            values = class_values(head.logits([one.values, other.values]), valid, head.classes)
+            yield _Pixels(one.row, values, valid)
+
     return _Comparison(
         lattice=lambda features, date: head.lattice(model, features, date),
-        rim=lambda date: head.rim_weight(model, date),
-        pixels=lambda one, other, valid: class_values(head.logits([one, other]), valid, head.classes),
+        pixels=pixels,
         dtype=class_dtype(head.classes),
     )
 
@@ -300,7 +320,6 @@ def _writer(
             head.classes,
             token=request.token,
             tags=tags,
-            inputs=request.inputs,
             progress=progress,
         )
     return RasterWriter(
@@ -313,7 +332,6 @@ def _writer(
         band_names=["cosine distance"],
         tags=tags,
         style=ramp_style(0, _STYLE_LIMIT),
-        inputs=request.inputs,
         progress=progress,
     )
 

@@ -18,7 +18,7 @@ formed in float64, which resolves |z| down to where float32 embeddings have no d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -61,8 +61,6 @@ def lattice_products(
 ) -> Iterator[LatticeStrip]:
     """Turn strips of lattice vectors into strips of their inner products.
 
-    A row needs the one below it, so the last row of each strip comes with the next one.
-
     Args:
         strips: Consecutive strips of a lattice G, values (D, rows, columns).
         queries: The vectors t, shape (K, D).
@@ -73,41 +71,74 @@ def lattice_products(
         The same rows with values (6 + K, rows, columns), float64: `Channel`, then t.G of each query.
     """
     linear = torch.cat([rim_weight.mT, queries]).detach().cpu().double()
+    return products_by_row(
+        ((strip,) for strip in strips),
+        lambda row, below: torch.cat([neighbour_products(row[0], row[0], below[0]), linear @ row[0]]),
+        patch,
+    )
+
+
+def products_by_row(
+    strips: Iterator[tuple[LatticeStrip, ...]], products: Callable[[Tensor, Tensor], Tensor], patch: int
+) -> Iterator[LatticeStrip]:
+    """Turn strips of lattice vectors into strips of products of each row with the one below it.
+
+    A row needs the one below it, so the last row of each strip comes with the next one.
+
+    Args:
+        strips: Consecutive strips of one or more (S) lattices, values (D, rows, columns), with the same rows.
+        products: Turns a row (S, D, columns) and the one below it, float64, into channels (C, columns).
+        patch: Pixels of a patch, for the validity of rows that are held back.
+
+    Yields:
+        The same rows with values (C, rows, columns), valid where all lattices are.
+    """
     held: Tensor | None = None
     valid: npt.NDArray[np.bool_] | None = None
     first = 0
-    for strip in strips:
+    for together in strips:
+        both = np.logical_and.reduce([strip.valid for strip in together])
         if valid is None:
-            valid, first = strip.valid, strip.row
+            valid, first = both, together[0].row
         else:
-            valid = np.concatenate([valid, strip.valid])
+            valid = np.concatenate([valid, both])
         finished = []
         # Row by row: the whole strip in float64 would double its memory.
-        for row in strip.values.unbind(1):
-            current = row.double()
+        for rows in zip(*(strip.values.unbind(1) for strip in together), strict=True):
+            current = torch.stack([row.double() for row in rows])
             if held is not None:
-                finished.append(_products(held, current, linear))
+                finished.append(products(held, current))
             held = current
         if finished:
             pixels = len(finished) * patch
             yield LatticeStrip(first, torch.stack(finished, 1), valid[:pixels])
             valid, first = valid[pixels:], first + len(finished)
     if held is not None and valid is not None:
-        yield LatticeStrip(first, _products(held, held, linear)[:, None], valid)
+        yield LatticeStrip(first, products(held, held)[:, None], valid)
 
 
-def _products(row: Tensor, below: Tensor, linear: Tensor) -> Tensor:
-    """Return the channels of one row of vectors (D, columns), given the row below it."""
-    right, below_right = (torch.cat([vectors[:, 1:], vectors[:, -1:]], dim=1) for vectors in (row, below))
-    quadratic = torch.stack(
+def neighbour_products(row: Tensor, other: Tensor, other_below: Tensor) -> Tensor:
+    """Return the first four of `Channel` of a row of vectors with those of another lattice, or of its own.
+
+    Args:
+        row: A row of a lattice, shape (D, columns).
+        other: The same row of the other lattice, which gives the neighbours, (D, columns).
+        other_below: The row below that one.
+
+    Returns:
+        Shape (4, columns).
+    """
+    right, other_right, other_below_right = (
+        torch.cat([vectors[:, 1:], vectors[:, -1:]], dim=1) for vectors in (row, other, other_below)
+    )
+    return torch.stack(
         [
-            (row * row).sum(0),
-            (row * right).sum(0),
-            (row * below).sum(0),
-            (row * below_right).sum(0) + (right * below).sum(0),
+            (row * other).sum(0),
+            (row * other_right).sum(0),
+            (row * other_below).sum(0),
+            (row * other_below_right).sum(0) + (right * other_below).sum(0),
         ]
     )
-    return torch.cat([quadratic, linear @ row])
 
 
 def crop_columns(strip: LatticeStrip, first: int, window: LatticeWindow, patch: int) -> LatticeStrip:
@@ -118,41 +149,42 @@ def crop_columns(strip: LatticeStrip, first: int, window: LatticeWindow, patch: 
     )
 
 
-class CosineSampler(PixelSampler):
-    """Cosines of queries with the embedding at each pixel, from strips of `lattice_products`.
+class ProductSampler(PixelSampler):
+    """Base of what is computed at each pixel from the products of a lattice.
 
     Args:
         output: The whole scene's output grid; same origin and directions as ``model``.
         model: The scene's grid at the model's ground sampling distance.
         patch: Pixels of a patch.
         window: Pixels of the output that are wanted.
-        queries: The vectors t, shape (K, D), of length 1; the mean of several gives the mean of their
-            cosines.
         rim_weight: W_c, shape (D, 2).
+        queries: The vectors t, shape (K, D), that have channels of their own.
     """
 
     def __init__(
-        self, output: Grid, model: Grid, patch: int, window: Window, *, queries: Tensor, rim_weight: Tensor
+        self, output: Grid, model: Grid, patch: int, window: Window, *, rim_weight: Tensor, queries: Tensor
     ) -> None:
         wide = rim_weight.detach().cpu().double()
         super().__init__(output, model, patch, window, queries.detach().cpu().double() @ wide)
         self._constants = wide.mT @ wide
 
-    def _render(self, values: Tensor, valid: npt.NDArray[np.bool_], top: int, rows: slice) -> PixelStrip:
-        r, c, left = self._rows, self._columns, self.lattice_window.col
-        every_row, every_column = np.arange(rows.stop - rows.start), np.arange(len(c.lower))
-        dots = self._at(values[len(Channel) :], top, rows, every_row, every_column)
-        self._add_rim(dots, rows)
-        cosines = dots.div_(self._squared_length(values, top, rows).sqrt_()).clamp_(-1, 1).float()
-        under = valid[np.ix_(r.pixel[rows] - top * self._patch, c.pixel - left * self._patch)]
-        return PixelStrip(rows.start, cosines, under)
+    def _under(self, valid: npt.NDArray[np.bool_], top: int, rows: slice) -> npt.NDArray[np.bool_]:
+        """Return the validity of the pixels of some rows."""
+        rows_under = self._rows.pixel[rows] - top * self._patch
+        columns_under = self._columns.pixel - self.lattice_window.col * self._patch
+        under: npt.NDArray[np.bool_] = valid[np.ix_(rows_under, columns_under)]
+        return under
 
-    def _squared_length(self, values: Tensor, top: int, rows: slice) -> Tensor:
-        """Return |z|^2 at the pixels of some rows, shape (rows, columns), bounded away from 0."""
+    def _products(self, values: Tensor, top: int, rows: slice) -> tuple[Tensor, Tensor]:
+        """Return z.z at the pixels of some rows, given the channels of `Channel`, and its resolution.
+
+        Both have the shape (rows, columns); the resolution is positive, and below it the product is only
+        what rounding left.
+        """
         r, c, left = self._rows, self._columns, self.lattice_window.col
         lower, upper = (torch.from_numpy(index[rows] - top) for index in (r.lower, r.upper))
         fy = torch.from_numpy(r.fraction[rows]).double()[:, None]
-        # Along y: squared lengths of the blended vectors, and products with their right neighbours.
+        # Along y: products of the blended vectors with themselves, and with their right neighbours.
         length = (
             (1 - fy) ** 2 * values[Channel.SELF, lower]
             + fy**2 * values[Channel.SELF, upper]
@@ -167,11 +199,15 @@ class CosineSampler(PixelSampler):
         before, behind = (torch.from_numpy(index - left) for index in (c.lower, c.upper))
         fx = torch.from_numpy(c.fraction).double()
         first, second = length[:, before], length[:, behind]
-        floor = (first + second).mul_(_FLOOR).clamp_(min=torch.finfo(torch.float64).tiny)
+        resolution = (first + second).mul_(_FLOOR).clamp_(min=torch.finfo(torch.float64).tiny)
         squared = first.mul_((1 - fx) ** 2).add_(second.mul_(fx**2))
         squared.addcmul_(product[:, before], 2 * fx * (1 - fx))
         self._add_rim_length(squared, values, top, rows)
-        return torch.maximum(squared, floor)
+        return squared, resolution
+
+    def _squared_length(self, values: Tensor, top: int, rows: slice) -> Tensor:
+        """Return |z|^2 at the pixels of some rows, shape (rows, columns), bounded away from 0."""
+        return torch.maximum(*self._products(values, top, rows))
 
     def _add_rim_length(self, squared: Tensor, values: Tensor, top: int, rows: slice) -> None:
         """Add 2 d'(W_c' G)(q) + d' W_c' W_c d where the offset d is not 0."""
@@ -204,6 +240,20 @@ class CosineSampler(PixelSampler):
         blended = torch.lerp(channels[..., lower, :], channels[..., upper, :], fy)
         before, behind = (torch.from_numpy(index[x] - left) for index in (c.lower, c.upper))
         return torch.lerp(blended[..., before], blended[..., behind], fx)
+
+
+class CosineSampler(ProductSampler):
+    """Cosines of queries with the embedding at each pixel, from strips of `lattice_products`.
+
+    Its queries are of length 1; the mean of several gives the mean of their cosines.
+    """
+
+    def _render(self, values: Tensor, valid: npt.NDArray[np.bool_], top: int, rows: slice) -> PixelStrip:
+        every_row, every_column = np.arange(rows.stop - rows.start), np.arange(len(self._columns.lower))
+        dots = self._at(values[len(Channel) :], top, rows, every_row, every_column)
+        self._add_rim(dots, rows)
+        cosines = dots.div_(self._squared_length(values, top, rows).sqrt_()).clamp_(-1, 1).float()
+        return PixelStrip(rows.start, cosines, self._under(valid, top, rows))
 
 
 class ProductStore:
