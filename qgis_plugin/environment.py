@@ -1,16 +1,18 @@
 """Where gair_core's interpreter is and how it is started: rules for Windows, macOS and Linux.
 
-The plugin never imports gair_core. It starts another interpreter, which has its own numpy, GDAL, PROJ and torch,
-and keeps QGIS's variables away from it. Everything here is a function of its arguments (a platform is a value of
-`sys.platform`), so that the rules of all platforms are tested on any of them; nothing imports Qt or QGIS.
+The plugin never imports gair_core. It starts another interpreter, which has its own numpy, GDAL, PROJ and
+torch, and keeps QGIS's variables away from it. Everything here is a function of its arguments (a platform is a
+value of `sys.platform`), so that the rules of all platforms are tested on any of them; nothing imports Qt or
+QGIS.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, NamedTuple
 
 PROTOCOL = 1
 
@@ -19,13 +21,20 @@ VARIABLE = "GAIR_PYTHON"
 # The file in the environment's folder that says which environment is whole; written last.
 STAMP = "environment.json"
 
-Greeting = Dict[str, Any]
+Greeting = dict[str, Any]
 
 ADVICE = (
-    "Run the algorithm 'Create the GAIR environment' (gair:createenvironment), or set the environment variable "
-    "GAIR_PYTHON to the Python of an environment that has gair_core."
+    "Run the algorithm 'Create the GAIR environment' (gair:createenvironment), or set the environment "
+    "variable GAIR_PYTHON to the Python of an environment that has gair_core."
 )
-REPAIR = "Run the algorithm 'Create the GAIR environment' (gair:createenvironment) again: it repairs and updates."
+REPAIR = (
+    "Run the algorithm 'Create the GAIR environment' (gair:createenvironment) again: it repairs and updates."
+)
+
+UPDATE = (
+    "Run the algorithm 'Create the GAIR environment' (gair:createenvironment): it updates gair_core. Where "
+    "GAIR_PYTHON or the setting gair/python names the interpreter, update gair_core there."
+)
 
 _DROPPED_PREFIXES = ("PYTHON", "PROJ_", "GDAL_", "QT_", "DYLD_", "QGIS_", "O4W_QT_")
 _DROPPED = {"VIRTUAL_ENV", "__PYVENV_LAUNCHER__", "LD_LIBRARY_PATH", "LD_PRELOAD"}
@@ -51,20 +60,21 @@ class GreetingError(ValueError):
     Args:
         message: What was found and what was wanted.
         hint: The way out.
+        is_version: Whether it is a gair_core, but another one than this plugin needs.
     """
 
-    def __init__(self, message: str, hint: str) -> None:
+    def __init__(self, message: str, hint: str, *, is_version: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.is_version = is_version
 
 
-def choose_interpreter(
-    setting: str, environ: Mapping[str, str], created: Optional[str]
-) -> Optional[Interpreter]:
+def choose_interpreter(setting: str, environ: Mapping[str, str], created: str | None) -> Interpreter | None:
     """Return the interpreter to start: `GAIR_PYTHON`, else the setting, else the created environment's.
 
-    What a person named is taken as it is: a wrong path is an error to be shown, not a reason to run something else.
+    What a person named is taken as it is: a wrong path is an error to be shown, not a reason to run something
+    else.
 
     Args:
         setting: Value of the setting ``gair/python``; may be empty.
@@ -82,7 +92,7 @@ def choose_interpreter(
     return None
 
 
-def find_interpreter(setting: str, environ: Mapping[str, str], created: Optional[str]) -> Optional[str]:
+def find_interpreter(setting: str, environ: Mapping[str, str], created: str | None) -> str | None:
     """Return the path that `choose_interpreter` finds."""
     found = choose_interpreter(setting, environ, created)
     return found.path if found else None
@@ -109,7 +119,9 @@ def environment_folder(platform: str, environ: Mapping[str, str], home: str) -> 
     """
     base = pure_path(platform, home)
     if platform == "win32":
-        return str(pure_path(platform, environ.get("LOCALAPPDATA") or str(base / "AppData" / "Local")) / "gair")
+        return str(
+            pure_path(platform, environ.get("LOCALAPPDATA") or str(base / "AppData" / "Local")) / "gair"
+        )
     if platform == "darwin":
         return str(base / "Library" / "Application Support" / "gair")
     data = environ.get("XDG_DATA_HOME", "")
@@ -119,7 +131,7 @@ def environment_folder(platform: str, environ: Mapping[str, str], home: str) -> 
     return str(pure_path(platform, data) / "gair")
 
 
-def read_stamp(folder: str) -> Optional[Dict[str, Any]]:
+def read_stamp(folder: str) -> dict[str, Any] | None:
     """Return what the stamp says of the whole environment in a folder; None where there is none.
 
     Returns:
@@ -134,7 +146,7 @@ def read_stamp(folder: str) -> Optional[Dict[str, Any]]:
     return stamp
 
 
-def created_interpreter(folder: str, platform: str) -> Optional[str]:
+def created_interpreter(folder: str, platform: str) -> str | None:
     """Return the interpreter of the whole environment in `environment_folder`; None where there is none."""
     stamp = read_stamp(folder)
     if stamp is None:
@@ -142,8 +154,8 @@ def created_interpreter(folder: str, platform: str) -> Optional[str]:
     return interpreter_in(str(Path(folder) / stamp["folder"]), platform)
 
 
-def worker_environment(environ: Mapping[str, str], platform: str, qgis_prefix: str) -> Dict[str, str]:
-    """Return the variables for a process of another Python: without QGIS's, Qt's, GDAL's, PROJ's and Python's.
+def worker_environment(environ: Mapping[str, str], platform: str, qgis_prefix: str) -> dict[str, str]:
+    """Return variables for another Python's process: without QGIS's, Qt's, GDAL's, PROJ's and Python's.
 
     Args:
         environ: QGIS's variables.
@@ -159,14 +171,16 @@ def worker_environment(environ: Mapping[str, str], platform: str, qgis_prefix: s
         if known in _DROPPED or known.startswith(_DROPPED_PREFIXES):
             continue
         if known == "PATH":
-            parts = [part for part in value.split(separator) if part and not _is_inside(part, roots, platform)]
+            parts = [
+                part for part in value.split(separator) if part and not _is_inside(part, roots, platform)
+            ]
             kept[name] = separator.join(parts)
         else:
             kept[name] = value
     return kept
 
 
-def _qgis_roots(environ: Mapping[str, str], platform: str, prefix: str) -> List[PurePath]:
+def _qgis_roots(environ: Mapping[str, str], platform: str, prefix: str) -> list[PurePath]:
     """Folders of which everything belongs to QGIS; OSGEO4W_ROOT may be the same one with a short 8.3 name."""
     roots = []
     if prefix:
@@ -177,7 +191,9 @@ def _qgis_roots(environ: Mapping[str, str], platform: str, prefix: str) -> List[
             root = next((part for part in (root, *root.parents) if part.suffix == ".app"), root)
         roots.append(root)
     if platform == "win32":
-        roots += [pure_path(platform, value) for name, value in environ.items() if name.upper() == "OSGEO4W_ROOT"]
+        roots += [
+            pure_path(platform, value) for name, value in environ.items() if name.upper() == "OSGEO4W_ROOT"
+        ]
     return [root for root in roots if str(root) not in _SHARED_PREFIXES]
 
 
@@ -186,7 +202,7 @@ def _is_inside(folder: str, roots: Sequence[PurePath], platform: str) -> bool:
     return any(root == path or root in path.parents for root in roots)
 
 
-def worker_command(python: str) -> Tuple[str, ...]:
+def worker_command(python: str) -> tuple[str, ...]:
     """Return the command that starts the worker."""
     return (python, "-I", "-X", "utf8", "-u", "-m", "gair_core.worker")
 
@@ -212,7 +228,7 @@ def carried_version(plugin_folder: str) -> str:
     return found.group(1)
 
 
-def version_numbers(version: str) -> Tuple[int, int]:
+def version_numbers(version: str) -> tuple[int, int]:
     """Return major and minor of a version such as ``0.1.0`` or ``1.2.0.dev3``; (-1, -1) where it has none."""
     found = re.match(r"(\d+)\.(\d+)", version)
     return (int(found.group(1)), int(found.group(2))) if found else (-1, -1)
@@ -252,27 +268,19 @@ def parse_greeting(line: bytes, wanted: str) -> Greeting:
     if isinstance(greeting.get("error"), dict):
         raise GreetingError(f"gair_core cannot start: {greeting['error'].get('message')}", REPAIR)
     version, protocol = str(greeting.get("gair_core")), greeting.get("protocol")
+    problem = ""
     if protocol != PROTOCOL:
-        raise GreetingError(
-            f"gair_core {version} speaks protocol {protocol!r}, this plugin speaks {PROTOCOL}", _update(version)
-        )
-    if not is_compatible(version, wanted):
-        raise GreetingError(
-            f"the environment has gair_core {version}, this plugin needs {wanted}", _update(version)
-        )
+        problem = f"gair_core {version} speaks protocol {protocol!r}, this plugin speaks {PROTOCOL}"
+    elif not is_compatible(version, wanted):
+        problem = f"the environment has gair_core {version}, this plugin needs {wanted}"
+    if problem:
+        raise GreetingError(problem, UPDATE, is_version=True)
     return greeting
 
 
-def _update(version: str) -> str:
-    return (
-        f"Run the algorithm 'Create the GAIR environment' (gair:createenvironment), which replaces gair_core {version}; "
-        "where GAIR_PYTHON or the setting gair/python names the interpreter, update gair_core there."
-    )
-
-
 def base_python_candidates(
-    choice: str, platform: str, base_prefix: str, which: Callable[[str], Optional[str]]
-) -> List[str]:
+    choice: str, platform: str, base_prefix: str, which: Callable[[str], str | None]
+) -> list[str]:
     """Return the Pythons from which an environment may be built, the preferred one first.
 
     Args:
@@ -293,7 +301,7 @@ def base_python_candidates(
     return list(dict.fromkeys(found))
 
 
-def qgis_pythons(platform: str, base_prefix: str) -> List[str]:
+def qgis_pythons(platform: str, base_prefix: str) -> list[str]:
     """Return where QGIS's own Python may lie; `sys.executable` is QGIS itself on Windows and macOS."""
     base = pure_path(platform, base_prefix)
     if platform == "win32":
@@ -302,5 +310,9 @@ def qgis_pythons(platform: str, base_prefix: str) -> List[str]:
     if platform == "darwin":
         bundle = next((part for part in (base, *base.parents) if part.suffix == ".app"), None)
         if bundle is not None:
-            paths = [bundle / "Contents" / "MacOS" / "bin" / "python3", bundle / "Contents" / "MacOS" / "python3", *paths]
+            paths = [
+                bundle / "Contents" / "MacOS" / "bin" / "python3",
+                bundle / "Contents" / "MacOS" / "python3",
+                *paths,
+            ]
     return [str(path) for path in paths]
