@@ -47,3 +47,28 @@ class Progress:
         """Raise `CancelledError` when somebody asked the task to stop."""
         if self.cancelled:
             raise CancelledError
+
+
+class Quiet(Progress):
+    """The progress of a part of a task: its reports are dropped, its log and a cancel are the task's.
+
+    Args:
+        task: The progress of the task.
+    """
+
+    def __init__(self, task: Progress) -> None:
+        super().__init__()
+        self._task = task
+
+    def log(self, level: Level, message: str) -> None:
+        """Hand the message on."""
+        self._task.log(level, message)
+
+    def cancel(self) -> None:
+        """Cancel the task."""
+        self._task.cancel()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody asked the task to stop."""
+        return self._task.cancelled

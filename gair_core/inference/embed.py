@@ -22,7 +22,7 @@ from gair_core.inference.request import Estimate, SceneRequest, output_window, p
 from gair_core.inference.styles import rgb_style
 from gair_core.inference.writers import RasterWriter, check_raster_destination, expected_bytes
 from gair_core.model.gair import GAIR, EmbeddingBasis
-from gair_core.progress import Progress
+from gair_core.progress import Progress, Quiet
 from gair_core.sentinel2.scene import Scene
 from gair_core.task import Result, Task
 
@@ -188,8 +188,8 @@ def fit_scene_basis(engine: Engine, scene: Scene, components: int, progress: Pro
     places = [(row, column) for row in rows for column in columns]
     for index, (row, column) in enumerate(places):
         plan = whole.single_tile(row, column)
-        for strip in engine.strips(scene, plan, partial(embedding_lattice, engine.model)):
-            progress.raise_if_cancelled()
+        lattice = partial(embedding_lattice, engine.model)
+        for strip in engine.strips(scene, plan, lattice, Quiet(progress)):
             valid = _patch_validity(strip.valid, strip.values.shape[1:], engine.patch)
             embeddings.append(strip.values[:, valid].mT)
         progress.report(0.2 * (index + 1) / len(places), "fitting the basis")

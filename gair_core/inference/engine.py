@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gair_core.errors import BadInputError, CheckpointError, OutOfMemoryError
 from gair_core.geo.grid import Window
+from gair_core.inference.cancelling import cancelled_between_blocks
 from gair_core.inference.lattice import LatticeStrip, StripAccumulator
 from gair_core.inference.tiling import Axis, LatticeWindow, TilePlan
 from gair_core.model.gair import GAIR
@@ -27,7 +28,7 @@ from gair_core.sentinel2.scene import Scene
 # between tiles is steeper than a scene's own steps; with 24 it is not.
 TILE_SIZE = 192
 MARGIN = 24
-# Tokens of one batch. On a CPU a batch must end well within the two seconds that a cancel may take.
+# Tokens of one batch. On a CPU the base model takes about a second for it, so that the progress moves.
 _TOKENS = {"cpu": 640, "mps": 8192, "cuda": 32768}
 
 Transform = Callable[[Tensor], Tensor]
@@ -114,7 +115,7 @@ class Engine:
             plan: What to encode.
             transform: Turns features (B, width, rows, columns) into the lattice (B, C, rows, columns) that is
                 wanted, on the model's device; it must be linear for blending to commute with it.
-            progress: Told the done fraction; asked about cancelling before every batch.
+            progress: Told the done fraction; asked about cancelling before every block of the encoder.
             share: Part of the caller's progress that this is.
 
         Yields:
@@ -186,7 +187,8 @@ class Engine:
             for column in group:
                 images[column % size] = self._pixels(strip, plan, column)
             try:
-                lattices = self._encode(images, transform)
+                with cancelled_between_blocks(self.model, progress):
+                    lattices = self._encode(images, transform)
             except (torch.OutOfMemoryError, MemoryError) as error:
                 self._shrink(error, progress)
                 continue

@@ -24,6 +24,7 @@ from gair_core.geo.footprint import apply_affine
 from gair_core.geo.grid import Window
 from gair_core.heads.base import embedding_lattice, embedding_localizer, embedding_rim
 from gair_core.inference import outputs
+from gair_core.inference.cancelling import cancelled_between_blocks
 from gair_core.inference.cosine import (
     CosineSampler,
     ProductStore,
@@ -276,8 +277,7 @@ def _encode(run: _Run, photos: _Photos, share: float) -> tuple[npt.NDArray[np.in
     vectors: list[Tensor] = []
     batches = PhotoBatcher(photos.table, config, batch_size=_PHOTO_BATCH[device.type], progress=run.progress)
     for batch in batches:
-        run.progress.raise_if_cancelled()
-        with torch.inference_mode():
+        with torch.inference_mode(), cancelled_between_blocks(model, run.progress):
             encoded = model.encode_street_view(batch.images.to(device))
             vectors.append(F.normalize(encoded.float(), dim=-1).cpu())
         rows.append(batch.rows)
