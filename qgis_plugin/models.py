@@ -31,6 +31,11 @@ def data_folder(platform: str, environ: Mapping[str, str], home: Path) -> Path:
     return Path(environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "gair"
 
 
+def user_folder() -> Path:
+    """Return the folder in which a user's own models are registered."""
+    return data_folder(sys.platform, os.environ, Path.home()) / "models"
+
+
 def model_folders(
     platform: str = sys.platform, environ: Mapping[str, str] = os.environ, home: Path | None = None
 ) -> tuple[Path, ...]:

@@ -179,13 +179,14 @@ class RasterInput:
     Attributes:
         name: What to call it in messages and in the names of layers.
         path: What gair_core opens; None for a layer that must be copied.
+        crs: The layer's; invalid for a product that is no layer.
     """
 
     def __init__(self, name: str, path: str | None) -> None:
         self.name = name
         self.path = path
         self._provider: QgsRasterDataProvider | None = None
-        self._crs = QgsCoordinateReferenceSystem()
+        self.crs = QgsCoordinateReferenceSystem()
         self._assigned_crs = False
         self._transforms = QgsCoordinateTransformContext()
 
@@ -214,7 +215,7 @@ class RasterInput:
             )
         provider = layer.dataProvider()
         found = cls(layer.name(), _readable_path(layer) if provider.name() == "gdal" else None)
-        found._crs = QgsCoordinateReferenceSystem(layer.crs())
+        found.crs = QgsCoordinateReferenceSystem(layer.crs())
         found._assigned_crs = provider.crs() != layer.crs()
         found._transforms = QgsCoordinateTransformContext(transforms)
         if found.path is None:
@@ -255,7 +256,7 @@ class RasterInput:
         from osgeo import gdal
 
         dataset = gdal.Open(self.path)
-        wkt = self._crs.toWkt(QgsCoordinateReferenceSystem.WktVariant.WKT2_2019)
+        wkt = self.crs.toWkt(QgsCoordinateReferenceSystem.WktVariant.WKT2_2019)
         if dataset is None or gdal.Translate(str(path), dataset, format="VRT", outputSRS=wkt) is None:
             raise InputError(tr("{name} cannot be read: {path}").format(name=self.name, path=self.path))
         return str(path)
@@ -302,7 +303,7 @@ class RasterInput:
             window.width,
             window.height,
             grid.rectangle(window),
-            self._crs,
+            self.crs,
             self._transforms,
             block_feedback,
         )
@@ -327,17 +328,17 @@ class RasterInput:
 
     def _sentinel_pixel(self) -> float:
         """Return the side of a pixel of Sentinel-2 in units of the layer's CRS."""
-        if self._crs.isGeographic():
+        if self.crs.isGeographic():
             return _PIXEL_METRES / _METRES_PER_DEGREE
         unit = QgsUnitTypes.fromUnitToUnitFactor(
-            QgsUnitTypes.DistanceUnit.DistanceMeters, self._crs.mapUnits()
+            QgsUnitTypes.DistanceUnit.DistanceMeters, self.crs.mapUnits()
         )
         return _PIXEL_METRES * unit
 
     def _own_rectangle(self, extent: Extent) -> QgsRectangle:
-        if not extent.crs.isValid() or extent.crs == self._crs:
+        if not extent.crs.isValid() or extent.crs == self.crs:
             return extent.rectangle
-        transform = QgsCoordinateTransform(extent.crs, self._crs, self._transforms)
+        transform = QgsCoordinateTransform(extent.crs, self.crs, self._transforms)
         try:
             return transform.transformBoundingBox(extent.rectangle)
         except QgsCsException as error:

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from .detect_change import DetectChangeAlgorithm
 from .embed import EmbedAlgorithm
+from .import_checkpoint import ImportCheckpointAlgorithm
+from .segment import SegmentAlgorithm
 
-ALGORITHMS = (EmbedAlgorithm,)
+ALGORITHMS = (
+    SegmentAlgorithm,
+    EmbedAlgorithm,
+    DetectChangeAlgorithm,
+    ImportCheckpointAlgorithm,
+)

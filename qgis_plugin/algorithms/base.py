@@ -369,6 +369,10 @@ class GairAlgorithm(QgsProcessingAlgorithm):
         """Return what people call a scene parameter's layer."""
         return self._rasters[name].name
 
+    def scene_crs(self, name: str = "INPUT") -> QgsCoordinateReferenceSystem:
+        """Return the CRS of a scene parameter's layer; invalid where only gair_core knows it."""
+        return self._rasters[name].crs
+
     def name_layer(self, context: QgsProcessingContext, output: str, name: str) -> None:
         """Give an output's layer a name that says more than the parameter's, where it will be loaded."""
         if context.willLoadLayerOnCompletion(output):

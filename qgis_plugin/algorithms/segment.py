@@ -1,0 +1,108 @@
+"""`gair:segment`: the class of every pixel of a scene."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from qgis.core import (
+    QgsProcessing,
+    QgsProcessingContext,
+    QgsProcessingFeedback,
+    QgsProcessingOutputNumber,
+    QgsProcessingParameterRasterDestination,
+    QgsProcessingParameterVectorDestination,
+)
+
+from ..translation import tr, translatable
+from ..vector_output import convert_polygons
+from .base import SCENES, GairAlgorithm, Values
+
+
+class SegmentAlgorithm(GairAlgorithm):
+    """Writes a class raster, on request with its confidence and as polygons."""
+
+    ID = "segment"
+    TITLE = translatable("Segment a scene")
+    GROUP = SCENES
+    TAGS = ("classify", "land cover", "semantic segmentation", "classes")
+    HELP = translatable(
+        "<p>Gives every pixel of a Sentinel-2 scene a class, by a model with a segmentation head, and writes a "
+        "raster with the names and colours of the classes. Pixels without data are 0.</p>"
+        "<p>The model <i>demo</i> shows how it works. While it is untrained, as its title says, its classes "
+        "mean nothing.</p>"
+    )
+
+    def declare(self) -> None:
+        """Add the parameters and outputs."""
+        self.add_scene()
+        self.add_model()
+        self.add_bands()
+        self.add_extent()
+        self.add_advanced()
+        self.add(
+            QgsProcessingParameterRasterDestination("OUTPUT", tr("Classes")),
+            tr("The GeoTIFF of classes to write, on the scene's pixel grid."),
+        )
+        self.add(
+            QgsProcessingParameterRasterDestination("CONFIDENCE", tr("Confidence"), createByDefault=False),
+            tr(
+                "A GeoTIFF of the best class's probability in percent, 0 to 100, 255 without data. It is not "
+                "calibrated. Default: not written."
+            ),
+            optional=True,
+        )
+        self.add(
+            QgsProcessingParameterVectorDestination(
+                "POLYGONS",
+                tr("Polygons"),
+                QgsProcessing.SourceType.TypeVectorPolygon,
+                createByDefault=False,
+            ),
+            tr(
+                "Connected patches of one class as polygons with class value, name and area in square metres. "
+                "A GeoPackage holds the colours as well. Default: not written."
+            ),
+            optional=True,
+        )
+        self.addOutput(QgsProcessingOutputNumber("CLASS_COUNT", tr("Number of classes found")))
+        self.addOutput(QgsProcessingOutputNumber("POLYGON_COUNT", tr("Number of polygons")))
+
+    def work(
+        self, parameters: Values, context: QgsProcessingContext, feedback: QgsProcessingFeedback
+    ) -> dict[str, Any]:
+        """Run the task ``segment``."""
+        request = self.scene_request(parameters, context, feedback)
+        request["output"] = self.parameterAsOutputLayer(parameters, "OUTPUT", context)
+        confidence = self.parameterAsOutputLayer(parameters, "CONFIDENCE", context)
+        polygons = self.parameterAsOutputLayer(parameters, "POLYGONS", context)
+        if confidence:
+            request["confidence"] = confidence
+        direct = Path(polygons).suffix.lower() == ".gpkg"
+        if polygons:
+            request["polygons"] = polygons if direct else str(self.temporary_folder() / "polygons.gpkg")
+        result = self.run_task("segment", request, feedback)
+        if polygons and not direct:
+            convert_polygons(request["polygons"], polygons, context.transformContext())
+        self._describe(result, feedback)
+        for output, name in (
+            (request["output"], tr("Classes of {scene}")),
+            (confidence, tr("Confidence of {scene}")),
+            (polygons, tr("Class polygons of {scene}")),
+        ):
+            self.name_layer(context, output, name.format(scene=self.scene_name()))
+        outputs = {"OUTPUT": result["output"], "CONFIDENCE": confidence, "POLYGONS": polygons}
+        return {
+            **{name: path for name, path in outputs.items() if path},
+            "CLASS_COUNT": len(result["pixels"]),
+            "POLYGON_COUNT": result["polygon_count"],
+        }
+
+    def _describe(self, result: dict[str, Any], feedback: QgsProcessingFeedback) -> None:
+        total = sum(result["pixels"].values())
+        for name, count in sorted(result["pixels"].items(), key=lambda item: -item[1]):
+            feedback.pushInfo(
+                tr("{name}: {count} pixels ({percent:.1f} %)").format(
+                    name=name, count=count, percent=100 * count / total
+                )
+            )

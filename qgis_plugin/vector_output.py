@@ -1,0 +1,41 @@
+"""Polygons in other formats than the GeoPackage that gair_core writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qgis.core import (
+    QgsCoordinateTransformContext,
+    QgsProcessingException,
+    QgsVectorFileWriter,
+    QgsVectorLayer,
+)
+
+from .translation import tr
+
+
+def convert_polygons(source: str, destination: str, transforms: QgsCoordinateTransformContext) -> None:
+    """Write polygons of a GeoPackage to another format, with their colours beside it.
+
+    Args:
+        source: The GeoPackage.
+        destination: The file to write; its ending decides on the format, and a CSV holds WKT.
+        transforms: The context's transformations.
+
+    Raises:
+        QgsProcessingException: QGIS cannot write this format, or to this place; nothing is left.
+    """
+    layer = QgsVectorLayer(source, "polygons", "ogr")
+    options = QgsVectorFileWriter.SaveVectorOptions()
+    options.driverName = QgsVectorFileWriter.driverForExtension(Path(destination).suffix)
+    if options.driverName == "CSV":
+        options.layerOptions = ["GEOMETRY=AS_WKT", "CREATE_CSVT=NO"]
+    outcome = QgsVectorFileWriter.writeAsVectorFormatV3(layer, destination, transforms, options)
+    if outcome[0] != QgsVectorFileWriter.WriterError.NoError:
+        Path(destination).unlink(missing_ok=True)
+        raise QgsProcessingException(
+            tr("The polygons cannot be written to {path}: {error}\nName a .gpkg file.").format(
+                path=destination, error=outcome[1]
+            )
+        )
+    layer.saveNamedStyle(str(Path(destination).with_suffix(".qml")))
