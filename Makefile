@@ -8,7 +8,7 @@ QGIS_PYTHON ?= /usr/bin/python3
 QGIS_VENV := .venv-qgis
 QGIS_STAMP := $(QGIS_VENV)/.installed
 
-.PHONY: setup setup-qgis stage test test-core test-plugin test-slow check format lock clean
+.PHONY: setup setup-qgis stage plugin demo test test-core test-plugin test-slow check format lock clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,15 @@ $(QGIS_STAMP): qgis-requirements.lock tools/setup_qgis.sh | $(STAMP)
 # What QGIS loads, in build/stage/gair.
 stage: setup
 	$(BIN)/python tools/stage.py
+
+# build/gair-<version>.zip, for QGIS's "Install from ZIP" and for the plugin repository.
+plugin: setup
+	$(BIN)/python tools/package.py
+
+# make demo SCENE=scene.tif PHOTOS=photos.csv; without them a made-up scene.
+demo: setup setup-qgis plugin
+	$(BIN)/python tools/demo.py --qgis-python $(QGIS_PYTHON) \
+		$(if $(SCENE),--scene $(SCENE)) $(if $(PHOTOS),--photos $(PHOTOS))
 
 test: test-core test-plugin
 

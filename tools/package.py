@@ -1,0 +1,57 @@
+"""Build the plugin's zip with pb_tool: ``build/gair-<version>.zip``, as the plugin repository wants it."""
+
+from __future__ import annotations
+
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from stage import NAME, ROOT, sources, stage
+
+CONFIGURATION = ROOT / "pb_tool.cfg"
+WORK = ROOT / "build" / "package"
+
+
+def version() -> str:
+    """The version of gair_core and of the plugin, read without importing either."""
+    return str(runpy.run_path(str(ROOT / "gair_core" / "version.py"))["__version__"])
+
+
+def package(destination: Path | None = None) -> Path:
+    """Build the zip and return its path.
+
+    Args:
+        destination: Where it goes; default: ``build/gair-<version>.zip``.
+
+    Raises:
+        SystemExit: pb_tool failed, or pb_tool.cfg leaves staged files out.
+    """
+    shutil.rmtree(WORK, ignore_errors=True)
+    # A stage of its own: the one that QGIS and the tests load gets caches while they run.
+    staged = stage(WORK / "stage")
+    deployed = WORK / "deployed"
+    deployed.mkdir(parents=True)
+    command = [Path(sys.executable).with_name("pb_tool"), "zip", "-q", "-n", "-p", deployed]
+    run = subprocess.run(
+        [*command, "--config_file", CONFIGURATION, "--release-version", version()],
+        cwd=staged,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    made = staged / f"{NAME}.zip"
+    if run.returncode != 0 or not made.is_file():
+        raise SystemExit(f"pb_tool failed:\n{run.stdout}{run.stderr}")
+    missing = [str(path) for path in sources() if not (deployed / NAME / path).is_file()]
+    if missing:
+        raise SystemExit(f"{CONFIGURATION.name} leaves out {', '.join(missing)}; add them there")
+    destination = destination or ROOT / "build" / f"{NAME}-{version()}.zip"
+    return made.replace(destination)
+
+
+if __name__ == "__main__":
+    made = package()
+    sys.stdout.write(f"{made.relative_to(ROOT)} ({made.stat().st_size / 1e6:.2f} MB)\n")
