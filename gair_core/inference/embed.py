@@ -190,23 +190,14 @@ def fit_scene_basis(engine: Engine, scene: Scene, components: int, progress: Pro
         plan = whole.single_tile(row, column)
         lattice = partial(embedding_lattice, engine.model)
         for strip in engine.strips(scene, plan, lattice, Quiet(progress)):
-            valid = _patch_validity(strip.valid, strip.values.shape[1:], engine.patch)
-            embeddings.append(strip.values[:, valid].mT)
+            complete = strip.patch_validity(engine.patch, share=1)
+            embeddings.append(strip.values[:, complete].mT)
         progress.report(0.2 * (index + 1) / len(places), "fitting the basis")
     return fit_basis(torch.cat(embeddings), components).to(engine.device)
 
 
 def _spread(count: int, wanted: int) -> list[int]:
     return sorted({round(x) for x in np.linspace(0, count - 1, min(count, wanted))})
-
-
-def _patch_validity(valid: npt.NDArray[np.bool_], shape: torch.Size, patch: int) -> npt.NDArray[np.bool_]:
-    """Whether all pixels of each patch have data."""
-    whole = np.ones((shape[0] * patch, shape[1] * patch), np.bool_)
-    whole[: valid.shape[0], : valid.shape[1]] = valid
-    blocks = whole.reshape(shape[0], patch, shape[1], patch)
-    complete: npt.NDArray[np.bool_] = np.logical_and.reduce(blocks, axis=(1, 3))
-    return complete
 
 
 def _pixels(strip: PixelStrip, basis: EmbeddingBasis | None, dtype: str) -> npt.NDArray[Any]:

@@ -29,6 +29,23 @@ class LatticeStrip:
     values: Tensor
     valid: npt.NDArray[np.bool_]
 
+    def patch_validity(self, patch: int, share: float = 0.5) -> npt.NDArray[np.bool_]:
+        """Return which patches have data in at least a share of their pixels, (rows, columns).
+
+        Args:
+            patch: Pixels of a patch.
+            share: The share, in (0, 1], of the pixels that a patch has within the scene.
+        """
+        rows, columns = self.values.shape[1:]
+        blocks = (rows, patch, columns, patch)
+        beyond = [
+            (0, whole * patch - there) for whole, there in zip((rows, columns), self.valid.shape, strict=True)
+        ]
+        there = np.pad(np.ones_like(self.valid), beyond).reshape(blocks).sum(axis=(1, 3))
+        good = np.pad(self.valid, beyond).reshape(blocks).sum(axis=(1, 3))
+        enough: npt.NDArray[np.bool_] = good >= share * np.maximum(there, 1)
+        return enough
+
 
 class StripAccumulator:
     """Sums weighted tiles and hands out the rows to which no further tile contributes.
