@@ -45,6 +45,12 @@ _IN_MEMORY = ("/vsimem/", "MEM:")
 _NUMBERED = re.compile(r"^Band 0*\d+(?:: )?")
 
 
+# What QGIS makes of a product that is dragged into it: some of its bands.
+_SUBDATASET = re.compile(r"SENTINEL2_L(?:1C|2A):(.+):(?:10m|20m|60m|TCI):\w+")
+_METADATA = re.compile(r"MTD_MSIL\w+\.xml")
+_ARCHIVED = re.compile(r"/vsizip/(.+?\.zip)(?:/|$)", re.IGNORECASE)
+
+
 class InputError(Exception):
     """An input that cannot be used; the text says what was found and what to do."""
 
@@ -224,9 +230,9 @@ class RasterInput:
 
     @classmethod
     def _product(cls, value: str) -> RasterInput:
-        path = Path(value).expanduser()
-        if value.strip() and path.exists() and (path.is_dir() or path.suffix.lower() in (".zip", ".json")):
-            return cls(path.stem, str(path.resolve()))
+        if is_product(value):
+            path = Path(value).expanduser().resolve()
+            return cls(path.stem, str(path))
         raise InputError(
             tr(
                 "{value!r} is neither a raster layer nor a product that can be opened. Check the path, or "
@@ -349,12 +355,31 @@ class RasterInput:
             ) from None
 
 
+def is_product(value: object) -> bool:
+    """Whether a value is the path of a product that gair_core opens and QGIS does not.
+
+    Args:
+        value: A parameter's value: a folder, an archive, a STAC item or a product's metadata file.
+    """
+    if not isinstance(value, str) or not value.strip():
+        return False
+    path = Path(value).expanduser()
+    if path.is_dir():
+        return True
+    suffix = path.suffix.lower()
+    return path.is_file() and (suffix in (".zip", ".json") or bool(_METADATA.fullmatch(path.name)))
+
+
 def _readable_path(layer: QgsRasterLayer) -> str | None:
     """Return a GDAL layer's source as another process opens it; None where only QGIS can."""
     # QGIS appends its own options, such as |option:NUM_THREADS=2.
     source = layer.source().split("|", 1)[0]
     if source.startswith(_IN_MEMORY):
         return None
+    subdataset = _SUBDATASET.fullmatch(source)
+    if subdataset:
+        archived = _ARCHIVED.match(subdataset[1])
+        return archived[1] if archived else subdataset[1]
     path = Path(source)
     if not path.exists():
         return source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from qgis.core import (
@@ -14,12 +15,15 @@ from qgis.core import (
 from .translation import tr
 
 
-def convert_polygons(source: str, destination: str, transforms: QgsCoordinateTransformContext) -> None:
+def convert_polygons(
+    source: str, destination: str, rasters: Sequence[str], transforms: QgsCoordinateTransformContext
+) -> None:
     """Write polygons of a GeoPackage to another format, with their colours beside it.
 
     Args:
         source: The GeoPackage.
         destination: The file to write; its ending decides on the format, and a CSV holds WKT.
+        rasters: Outputs whose styles lie beside them and must stay.
         transforms: The context's transformations.
 
     Raises:
@@ -38,4 +42,6 @@ def convert_polygons(source: str, destination: str, transforms: QgsCoordinateTra
                 path=destination, error=outcome[1]
             )
         )
-    layer.saveNamedStyle(str(Path(destination).with_suffix(".qml")))
+    style = Path(destination).with_suffix(".qml")
+    if style not in [Path(raster).with_suffix(".qml") for raster in rasters]:
+        layer.saveNamedStyle(str(style))

@@ -6,8 +6,10 @@ An algorithm declares its parameters in `declare`, reads layers and other things
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,13 @@ from qgis.core import (
     QgsProcessingParameterRasterLayer,
     QgsProcessingParameterString,
     QgsProcessingUtils,
+    QgsProperty,
 )
 from qgis.PyQt.QtGui import QIcon
 
 from ..models import default_model, registered_models, resolve_model
 from ..provider import ICON
-from ..raster_input import Extent, InputError, RasterInput, parse_bands
+from ..raster_input import Extent, InputError, RasterInput, is_product, parse_bands
 from ..settings import remember_model
 from ..translation import tr, translatable
 
@@ -38,6 +41,9 @@ PHOTOS = ("photos", translatable("Photos"))
 MODELS = ("models", translatable("Models"))
 
 Values = dict
+
+_NUMBER = re.compile(r"[\d.,]+")
+_COUNTDOWN_SECONDS = 10.0
 
 
 class GairAlgorithm(QgsProcessingAlgorithm):
@@ -132,6 +138,15 @@ class GairAlgorithm(QgsProcessingAlgorithm):
     def initAlgorithm(self, configuration: Values | None = None) -> None:
         """Add the parameters and outputs."""
         self.declare()
+
+    def checkParameterValues(self, parameters: Values, context: QgsProcessingContext) -> tuple[bool, str]:
+        """Check the values as QGIS does, but let products pass that are no layers: folders and archives."""
+        checked = dict(parameters)
+        for name in self._scene_names:
+            if is_product(parameters.get(name)):
+                # QGIS does not look into a property.
+                checked[name] = QgsProperty.fromValue(parameters[name])
+        return super().checkParameterValues(checked, context)
 
     def prepareAlgorithm(
         self, parameters: Values, context: QgsProcessingContext, feedback: QgsProcessingFeedback
@@ -408,10 +423,11 @@ class GairAlgorithm(QgsProcessingAlgorithm):
             raise QgsProcessingException("\n".join(filter(None, (error.message, error.hint)))) from None
 
     def _read_raster(self, name: str, parameters: Values, context: QgsProcessingContext) -> RasterInput:
-        layer = self.parameterAsRasterLayer(parameters, name, context)
-        value = self.parameterAsString(parameters, name, context)
+        value = parameters.get(name)
+        product = is_product(value)
+        layer = None if product else self.parameterAsRasterLayer(parameters, name, context)
         try:
-            return RasterInput.read(layer, value, context.transformContext())
+            return RasterInput.read(layer, str(value), context.transformContext())
         except InputError as error:
             raise QgsProcessingException(str(error)) from None
 
@@ -421,15 +437,19 @@ class _Monitor:
 
     def __init__(self, feedback: QgsProcessingFeedback) -> None:
         self._feedback = feedback
-        self._message = ""
+        self._kind = ""
+        self._next = 0.0
 
     def report(self, fraction: float, message: str) -> None:
+        """Move the bar; every text becomes a line of the log, so mere countdowns come seldom."""
         self._feedback.setProgress(100 * fraction)
-        if message and message != self._message:
-            self._message = message
+        kind, now = _NUMBER.sub("", message), time.monotonic()
+        if message and (kind != self._kind or now >= self._next):
+            self._kind, self._next = kind, now + _COUNTDOWN_SECONDS
             self._feedback.setProgressText(message)
 
     def log(self, level: str, message: str) -> None:
+        """Show a line of the task's log."""
         if level == "error":
             self._feedback.reportError(message, False)
         elif level == "warning":

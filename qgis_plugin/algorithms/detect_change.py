@@ -33,7 +33,9 @@ class DetectChangeAlgorithm(GairAlgorithm):
 
     def declare(self) -> None:
         """Add the parameters and outputs."""
-        self.add_scene("BEFORE", tr("Before"), tr("The Sentinel-2 scene of the first date: any raster layer."))
+        self.add_scene(
+            "BEFORE", tr("Before"), tr("The Sentinel-2 scene of the first date: any raster layer.")
+        )
         self.add_scene(
             "AFTER",
             tr("After"),
@@ -67,7 +69,9 @@ class DetectChangeAlgorithm(GairAlgorithm):
             tr("The GeoTIFF to write: distances (0 to 2) or classes."),
         )
         self.addOutput(QgsProcessingOutputNumber("MEAN_DISTANCE", tr("Mean distance (0 to 2)")))
-        self.addOutput(QgsProcessingOutputNumber("VALID_FRACTION", tr("Part with data on both dates (0 to 1)")))
+        self.addOutput(
+            QgsProcessingOutputNumber("VALID_FRACTION", tr("Part with data on both dates (0 to 1)"))
+        )
 
     def work(
         self, parameters: Values, context: QgsProcessingContext, feedback: QgsProcessingFeedback

@@ -83,7 +83,8 @@ class SegmentAlgorithm(GairAlgorithm):
             request["polygons"] = polygons if direct else str(self.temporary_folder() / "polygons.gpkg")
         result = self.run_task("segment", request, feedback)
         if polygons and not direct:
-            convert_polygons(request["polygons"], polygons, context.transformContext())
+            rasters = [path for path in (request["output"], confidence) if path]
+            convert_polygons(request["polygons"], polygons, rasters, context.transformContext())
         self._describe(result, feedback)
         for output, name in (
             (request["output"], tr("Classes of {scene}")),
