@@ -5,11 +5,19 @@ from __future__ import annotations
 from .detect_change import DetectChangeAlgorithm
 from .embed import EmbedAlgorithm
 from .import_checkpoint import ImportCheckpointAlgorithm
+from .locate_photos import LocatePhotosAlgorithm
+from .location_similarity import LocationSimilarityAlgorithm
+from .photo_similarity import PhotoSimilarityAlgorithm
+from .sample_embeddings import SampleEmbeddingsAlgorithm
 from .segment import SegmentAlgorithm
 
 ALGORITHMS = (
     SegmentAlgorithm,
     EmbedAlgorithm,
     DetectChangeAlgorithm,
+    PhotoSimilarityAlgorithm,
+    SampleEmbeddingsAlgorithm,
+    LocatePhotosAlgorithm,
+    LocationSimilarityAlgorithm,
     ImportCheckpointAlgorithm,
 )
