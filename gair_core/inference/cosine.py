@@ -336,12 +336,42 @@ class QueryScores:
     best_column: npt.NDArray[np.int64]
 
 
+class CosineHistograms:
+    """Distributions of cosines in 32,768 bins over [-1, 1], 128 KB each whatever their number.
+
+    Args:
+        count: Number N of distributions.
+    """
+
+    BINS = 32768
+
+    def __init__(self, count: int) -> None:
+        self._counts = np.zeros((count, self.BINS), np.int32)
+
+    def add(self, cosines: Tensor) -> None:
+        """Take in as many cosines of each, shape (N, n)."""
+        if cosines.shape[1] == 0:
+            return
+        bins = cosines.add(1).mul_(self.BINS / 2).clamp_(0, self.BINS - 1).int().numpy()
+        for counts, row in zip(self._counts, bins, strict=True):
+            # One distribution at a time: its bins stay in the processor's cache.
+            low, high = row.min(), row.max() + 1
+            counts[low:high] += np.bincount(row - low, minlength=high - low).astype(np.int32)
+
+    def share_below(self, number: int, cosine: float) -> float:
+        """Return the share of a distribution below a cosine, 0 to 1, interpolated within its bin."""
+        counts = self._counts[number]
+        position = min(max((cosine + 1) * (self.BINS / 2), 0.0), float(self.BINS))
+        index = min(int(position), self.BINS - 1)
+        below = float(counts[:index].sum()) + (position - index) * float(counts[index])
+        return below / max(int(counts.sum()), 1)
+
+
 class SceneScores:
     """Compares queries with all patch centres of a scene, strip by strip.
 
-    The distribution of each query's cosines is kept as a histogram of 32,768 bins over [-1, 1], 128 KB a
-    query whatever the size of the scene: percentiles are exact up to the patches whose cosine is within
-    0.00006 of the query's own, among which they are interpolated.
+    The distribution of each query's cosines is kept as a histogram: percentiles are exact up to the patches
+    whose cosine is within 0.00006 of the query's own, among which they are interpolated.
 
     Args:
         queries: Vectors of length 1, shape (N, D).
@@ -351,7 +381,6 @@ class SceneScores:
         patch: Pixels of a patch.
     """
 
-    BINS = 32768
     # Values per step, vectors and cosines: bounds memory at some 16 MB.
     _STEP = 4 * 2**20
 
@@ -382,7 +411,7 @@ class SceneScores:
         self._has_data = np.zeros(len(uv), np.bool_)
         self._corners = torch.zeros(*self._corner_rows.shape, self._queries.shape[1])
         count = len(self._queries)
-        self._histogram = np.zeros((count, self.BINS), np.int32)
+        self._histograms = CosineHistograms(count)
         self._best = torch.full((count,), -torch.inf)
         self._best_index = torch.zeros(count, dtype=torch.int64)
         self.patches = 0
@@ -391,8 +420,7 @@ class SceneScores:
         """Take in rows of the scene's whole lattice, values (D, rows, columns)."""
         self._keep_corners(strip)
         self._look_up_validity(strip)
-        shape = strip.values.shape[1:]
-        (inside,) = np.nonzero(patch_validity(strip.valid, (shape[0], shape[1]), self._patch).ravel())
+        (inside,) = np.nonzero(strip.patch_validity(self._patch).ravel())
         self.patches += len(inside)
         vectors = strip.values.flatten(1)
         indices = torch.from_numpy(inside)
@@ -429,41 +457,17 @@ class SceneScores:
         better = highest > self._best
         self._best = torch.where(better, highest, self._best)
         self._best_index = torch.where(better, indices[place], self._best_index)
-        bins = cosines.add_(1).mul_(self.BINS / 2).clamp_(0, self.BINS - 1).int().numpy()
-        for histogram, row in zip(self._histogram, bins, strict=True):
-            # One query at a time: its bins stay in the processor's cache.
-            low, high = row.min(), row.max() + 1
-            histogram[low:high] += np.bincount(row - low, minlength=high - low).astype(np.int32)
+        self._histograms.add(cosines)
 
     def _percentile(self, own: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        position = np.clip((np.nan_to_num(own) + 1) * (self.BINS / 2), 0, self.BINS)
-        index = np.minimum(position.astype(np.int64), self.BINS - 1)
-        below = np.array([histogram[:i].sum() for histogram, i in zip(self._histogram, index, strict=True)])
-        level = self._histogram[np.arange(len(index)), index]
-        share = (below + (position - index) * level) / max(self.patches, 1)
-        return np.where(np.isfinite(own), 100 * share, np.nan)
+        shares = [
+            self._histograms.share_below(query, cosine) if np.isfinite(cosine) else np.nan
+            for query, cosine in enumerate(own.tolist())
+        ]
+        return 100 * np.array(shares)
 
 
 def _corner_weights(fraction: Tensor) -> Tensor:
     """Return the bilinear weights (N, 4) of upper left, upper right, lower left and lower right."""
     fx, fy = fraction.unbind(-1)
     return torch.stack([(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx], -1)
-
-
-def patch_validity(valid: npt.NDArray[np.bool_], shape: tuple[int, int], patch: int) -> npt.NDArray[np.bool_]:
-    """Return which patches have data in at least half of their pixels.
-
-    Args:
-        valid: Validity of the pixels under some patches; fewer where the scene ends within a patch.
-        shape: Rows and columns of patches.
-        patch: Pixels of a patch.
-
-    Returns:
-        Shape ``shape``.
-    """
-    beyond = ((0, shape[0] * patch - valid.shape[0]), (0, shape[1] * patch - valid.shape[1]))
-    there = np.pad(np.ones_like(valid), beyond)
-    blocks = (shape[0], patch, shape[1], patch)
-    good = np.pad(valid, beyond).reshape(blocks).sum(axis=(1, 3))
-    enough: npt.NDArray[np.bool_] = 2 * good >= np.maximum(there.reshape(blocks).sum(axis=(1, 3)), 1)
-    return enough

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gair_core.errors import BadInputError
 from gair_core.heads.base import embedding_lattice, embedding_localizer, embedding_rim
-from gair_core.inference.cosine import lattice_products
+from gair_core.inference.cancelling import cancelled_between_blocks
 from gair_core.inference.models import load_model
 from gair_core.inference.peaks import PeakFinder, Place, refine
 from gair_core.inference.request import EngineOptions, Estimate, OutputRequest, SceneOptions, require_part
@@ -153,14 +153,14 @@ def locate(request: LocateRequest, progress: Progress | None = None) -> LocateRe
         queries = _encode(photos, model, progress)
         vectors = torch.stack([query.embedding for query in queries])
         finder = PeakFinder(
-            len(queries),
-            (plan.window.height, plan.window.width),
-            engine.patch,
-            _reach(scene, engine.patch, request.radius),
+            vectors,
+            rim_weight,
+            shape=(plan.window.height, plan.window.width),
+            patch=engine.patch,
+            reach=_reach(scene, engine.patch, request.radius),
             keep=_SPARE * request.places,
         )
-        strips = engine.strips(scene, plan, transform, progress, (_PHOTO_SHARE, 0.95))
-        for strip in lattice_products(strips, vectors, rim_weight, engine.patch):
+        for strip in engine.strips(scene, plan, transform, progress, (_PHOTO_SHARE, 0.95)):
             finder.add(strip)
         found = []
         for number, query in enumerate(queries):
@@ -174,7 +174,7 @@ def locate(request: LocateRequest, progress: Progress | None = None) -> LocateRe
                     query=query.embedding,
                     rim_weight=rim_weight,
                 )
-                for peak in finder.peaks[number]
+                for peak in finder.peaks(number)
             ]
             places = [_describe(place, scene, finder, number) for place in refined if place is not None]
             found.append(_suppress(places, request.radius)[: request.places])
@@ -205,8 +205,7 @@ def _encode(photos: PhotoTable, model: GAIR, progress: Progress) -> list[_Query]
     queries = []
     size = _PHOTOS[model.device.type]
     for batch in PhotoBatcher(photos, model.config.street_view, batch_size=size, progress=progress):
-        progress.raise_if_cancelled()
-        with torch.inference_mode():
+        with torch.inference_mode(), cancelled_between_blocks(model, progress):
             embeddings = F.normalize(model.encode_street_view(batch.images.to(model.device)).float(), dim=-1)
         for row, embedding in zip(batch.rows.tolist(), embeddings.cpu(), strict=True):
             lon, lat = photos.lonlat[row].tolist()

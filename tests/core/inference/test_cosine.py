@@ -15,7 +15,6 @@ from gair_core.inference.cosine import (
     SceneScores,
     crop_columns,
     lattice_products,
-    patch_validity,
 )
 from gair_core.inference.lattice import LatticeStrip
 from gair_core.inference.tiling import LatticeWindow
@@ -189,9 +188,7 @@ def test_scores_equal_brute_force(shape):
     cell = locate(uv[None], rows, columns)
     corners, weights = gather_cell(lattice[None].double(), cell)
     places = torch.einsum("bqk,bqkd->bqd", weights, corners)[0] + cell.rim[0] @ rim.double().mT
-    good = np.concatenate(
-        [patch_validity(strip.valid, tuple(strip.values.shape[1:]), PATCH) for strip in strips]
-    )
+    good = np.concatenate([strip.patch_validity(PATCH) for strip in strips])
     own, lower, best, index = scores_by_definition(queries, places, lattice, rim, good)
     np.testing.assert_allclose(found.own[:4], own[:4], atol=1e-6)
     np.testing.assert_allclose(found.percentile[:4], lower[:4], atol=100 / max(good.sum(), 1))
@@ -224,7 +221,11 @@ def test_a_patch_is_valid_when_half_of_its_pixels_are():
     valid[:5, 8:] = False
     valid[8:10, :8] = False  # half of the four rows that the scene has of the last patch
     valid[8:11, 8:] = False
-    np.testing.assert_array_equal(patch_validity(valid, (2, 2), 8), [[True, False], [True, False]])
+    strip = LatticeStrip(0, torch.zeros(1, 2, 2), valid)
+    np.testing.assert_array_equal(strip.patch_validity(8), [[True, False], [True, False]])
+    assert not strip.patch_validity(8, share=1).any()
+    valid[:] = True
+    assert strip.patch_validity(8, share=1).all()
 
 
 def test_crop_columns_takes_the_pixels_along():

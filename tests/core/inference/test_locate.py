@@ -16,7 +16,6 @@ from PIL import Image
 from gair_core import checkpoint
 from gair_core.config import GAIRConfig
 from gair_core.errors import BadInputError, CancelledError
-from gair_core.inference.cosine import lattice_products
 from gair_core.inference.embed import EmbedRequest, embed
 from gair_core.inference.engine import Engine
 from gair_core.inference.lattice import LatticeStrip
@@ -143,8 +142,8 @@ def test_peaks_agree_with_brute_force_however_the_strips_are_cut(cuts, reach):
     lattice, vectors = made_products(31, 17, 3)
     valid = np.ones((31 * 8, 17 * 8), np.bool_)
     valid[80:130, 20:60] = False
-    finder = PeakFinder(3, (31, 17), 8, reach, keep=6)
-    for strip in lattice_products(split(lattice, valid, cuts), vectors, torch.zeros(7, 2), 8):
+    finder = PeakFinder(vectors, torch.zeros(7, 2), shape=(31, 17), patch=8, reach=reach, keep=6)
+    for strip in split(lattice, valid, cuts):
         finder.add(strip)
     cosines = torch.einsum("kd,dyx->kyx", vectors.double(), F.normalize(lattice.double(), dim=0)).numpy()
     enough = valid.reshape(31, 8, 17, 8).mean(axis=(1, 3)) >= 0.5
@@ -160,7 +159,7 @@ def test_peaks_agree_with_brute_force_however_the_strips_are_cut(cuts, reach):
             if cosines[query, row, column] == window.max():
                 expected.append((cosines[query, row, column], row, column))
         expected = sorted(expected, reverse=True)[:6]
-        found = [(peak.score, peak.row, peak.column) for peak in finder.peaks[query]]
+        found = [(peak.score, peak.row, peak.column) for peak in finder.peaks(query)]
         assert [place[1:] for place in found] == [place[1:] for place in expected]
         np.testing.assert_allclose([p[0] for p in found], [p[0] for p in expected], atol=1e-6)
         lower = (cosines[query][enough] < expected[0][0]).mean() * 100
@@ -181,12 +180,12 @@ def test_the_embedding_of_a_pixel_is_found_in_that_pixel(place, pixel, demo, tmp
     engine, rim = Engine(demo, "cpu"), demo.nili.coordinate_weight
     with Scene.open(scene_path, gsd=10.0) as scene:
         plan = engine.plan(scene)
-        finder = PeakFinder(1, (plan.window.height, plan.window.width), 8, (1, 1), keep=10)
-        strips = engine.strips(scene, plan, demo.nili.lattice)
-        for strip in lattice_products(strips, query[None], rim, 8):
+        shape = plan.window.height, plan.window.width
+        finder = PeakFinder(query[None], rim, shape=shape, patch=8, reach=(1, 1), keep=10)
+        for strip in engine.strips(scene, plan, demo.nili.lattice):
             finder.add(strip)
         options = {"native": scene.native, "model": scene.grid, "patch": 8, "query": query, "rim_weight": rim}
-        best = max((refine(peak, **options) for peak in finder.peaks[0]), key=lambda found: found.score)
+        best = max((refine(peak, **options) for peak in finder.peaks(0)), key=lambda found: found.score)
     assert (best.row, best.column) == pixel
     assert best.score == pytest.approx(1, abs=1e-5)
 
