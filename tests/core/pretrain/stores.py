@@ -21,7 +21,7 @@ def make_tile(name: str, seed: int, *, dates: int = 2, size: int = 40) -> Tile:
     return Tile(
         name=name,
         reflectance=values.astype(np.uint16),
-        dates=tuple(f"2021-{1 + 6 * index:02d}-15" for index in range(dates)),
+        dates=tuple(f"2021-{1 + 5 * index:02d}-15" for index in range(dates)),
         crs="EPSG:32633",
         transform=(10.0, 0.0, 500_000.0, 0.0, -10.0, 5_000_000.0),
         pixel_metres=(10.0, 10.0),
