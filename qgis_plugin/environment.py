@@ -1,9 +1,9 @@
 """Where gair_core's interpreter is and how it is started: rules for Windows, macOS and Linux.
 
 The plugin never imports gair_core. It starts another interpreter, which has its own numpy, GDAL, PROJ and
-torch, and keeps QGIS's variables away from it. Everything here is a function of its arguments (a platform is a
-value of `sys.platform`), so that the rules of all platforms are tested on any of them; nothing imports Qt or
-QGIS.
+torch, and keeps QGIS's variables away from it. Everything here is a function of its arguments (a platform is
+a value of `sys.platform`), so that the rules of all platforms are tested on any of them; nothing imports Qt
+or QGIS.
 """
 
 from __future__ import annotations

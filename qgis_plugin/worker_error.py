@@ -8,8 +8,8 @@ class WorkerError(Exception):
 
     Args:
         kind: A kind of the protocol (bad_input, out_of_memory, cancelled, busy, unknown_task, protocol,
-            internal), or ``no_environment`` (no usable interpreter), ``version`` (another gair_core), ``died``
-            (the worker ended).
+            internal), or one of this side: ``no_environment`` (no usable interpreter), ``version`` (another
+            gair_core), ``died`` (the worker ended).
         message: What was found and what was wanted.
         hint: What the user can do; may be empty.
     """

@@ -35,7 +35,7 @@ LONGEST_END_SECONDS = CANCEL_SECONDS + END_SECONDS + 2 * SIGNAL_SECONDS + DRAIN_
 _TAIL_BYTES = 16384
 _LAST_WORDS = 20
 # subprocess.CREATE_NO_WINDOW, which exists only on Windows.
-_CREATE_NO_WINDOW = 0x08000000
+NO_WINDOW = 0x08000000
 
 # Fields of requests that name what a task writes.
 _OUTPUT_FIELDS = ("output", "confidence", "polygons", "photos_output", "report")
@@ -60,7 +60,7 @@ class WorkerThread:
 
     def __init__(self) -> None:
         self.worker: Worker | None = None
-        self._loop = _new_loop()
+        self._loop = new_loop()
         # A daemon, so that QGIS can end without asking; the worker ends with its input.
         self._thread = threading.Thread(target=self._run, name="gair-worker", daemon=True)
         self._thread.start()
@@ -187,7 +187,7 @@ class Worker(asyncio.SubprocessProtocol):
         """
         loop = asyncio.get_running_loop()
         python = launch.interpreter.path if launch.interpreter else ""
-        window: dict[str, Any] = {"creationflags": _CREATE_NO_WINDOW} if sys.platform == "win32" else {}
+        window: dict[str, Any] = {"creationflags": NO_WINDOW} if sys.platform == "win32" else {}
         command = environment.worker_command(python)
         try:
             _, worker = await loop.subprocess_exec(
@@ -410,7 +410,7 @@ def _decode(line: bytes) -> dict[str, Any] | None:
     return message if isinstance(message, dict) else None
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
+def new_loop() -> asyncio.AbstractEventLoop:
     """Return a loop that can run processes, whatever policy another plugin has set."""
     if sys.platform == "win32":
         return asyncio.ProactorEventLoop()

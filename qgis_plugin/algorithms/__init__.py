@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .check_environment import CheckEnvironmentAlgorithm
+from .create_environment import CreateEnvironmentAlgorithm
 from .detect_change import DetectChangeAlgorithm
 from .embed import EmbedAlgorithm
 from .import_checkpoint import ImportCheckpointAlgorithm
@@ -20,4 +22,6 @@ ALGORITHMS = (
     LocatePhotosAlgorithm,
     LocationSimilarityAlgorithm,
     ImportCheckpointAlgorithm,
+    CreateEnvironmentAlgorithm,
+    CheckEnvironmentAlgorithm,
 )
