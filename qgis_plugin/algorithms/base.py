@@ -44,6 +44,7 @@ Values = dict
 
 _NUMBER = re.compile(r"[\d.,]+")
 _COUNTDOWN_SECONDS = 10.0
+_PACKAGE = __name__.rsplit(".", 2)[0]
 
 
 class GairAlgorithm(QgsProcessingAlgorithm):
@@ -220,6 +221,8 @@ class GairAlgorithm(QgsProcessingAlgorithm):
         """Add the choice of a model: a registered name or a file; the last one is the default."""
         models = registered_models()
         parameter = QgsProcessingParameterString(name, tr("Model"), defaultValue=default_model(self.ID))
+        # By name, so that no dialog is imported under qgis_process.
+        parameter.setMetadata({"widget_wrapper": f"{_PACKAGE}.model_widget.ModelWidget"})
         self.add(
             parameter,
             tr(
