@@ -109,7 +109,7 @@ class InfoResult(Result):
             ("total", f"{sum(self.parameters.values()):,} parameters"),
         ]
         lines += [] if self.config is None else _describe_config(self.config)
-        lines += [(key.replace("_", " "), str(value)) for key, value in self.head.items()]
+        lines += _describe_head(self.head)
         if self.config is not None:
             lines.append(("PCA basis", "none" if self.basis is None else _describe_basis(self.basis)))
         lines += [
@@ -118,8 +118,10 @@ class InfoResult(Result):
             if value not in ("", {})
         ]
         lines.append(("fingerprint", self.fingerprint + ("" if self.intact else " DOES NOT FIT THE WEIGHTS")))
-        width = max(len(label) for label, _ in lines)
-        return "\n".join(f"{label + ':':{width + 1}} {value}" for label, value in lines)
+        width = max(len(label) for label, _ in lines) + 1
+        # Tables stand in the column of the values.
+        further = "\n" + " " * (width + 1)
+        return "\n".join(f"{label + ':':{width}} {value}".replace("\n", further) for label, value in lines)
 
 
 def describe(request: InfoRequest, progress: Progress) -> InfoResult:
@@ -163,7 +165,7 @@ def _describe(entry: dict[str, Any], tensors: dict[str, Tensor], path: Path | No
         dtypes=dict(dtypes),
         fingerprint=fingerprint,
         intact=intact,
-        parameters=parameters_by_part(tensors, config) if config else {"head": dtypes.total()},
+        parameters=parameters_by_part(tensors, config) if config else _parameters_of_head(tensors),
         bands=_bands(config),
         config=config,
         basis=_basis(tensors) if is_model else None,
@@ -183,6 +185,14 @@ def parameters_by_part(tensors: Mapping[str, Tensor], config: GAIRConfig) -> dic
         if part in counts and not name.endswith(".frequencies"):
             counts[part] += tensor.numel()
     return counts
+
+
+def _parameters_of_head(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Count the values of a head and those of the encoder that may be inside the file."""
+    counts = Counter[str]()
+    for name, tensor in tensors.items():
+        counts["encoder" if name.startswith("encoder.") else "head"] += tensor.numel()
+    return dict(counts)
 
 
 def _bands(config: GAIRConfig | None) -> tuple[Band, ...]:
@@ -241,6 +251,48 @@ def _describe_photos(config: StreetViewConfig) -> list[Line]:
 def _describe_places(config: LocationConfig) -> list[Line]:
     frequencies = f"{config.num_frequencies} frequencies at each sigma of {_numbers(config.sigmas)}"
     return [("places", f"{frequencies}; {config.hidden_layers} layers of {config.hidden_width}")]
+
+
+def _describe_head(head: Mapping[str, Any]) -> list[Line]:
+    """Describe what a head says of itself; entries that are not of the usual form are shown as they are."""
+    rest = dict(head)
+    lines: list[Line] = []
+    config = rest.pop("config", None) or {}
+    if "head_kind" in rest:
+        sizes = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in config.items())
+        lines.append(("head", f"{rest.pop('head_kind')}, {sizes}"))
+    accuracy = rest.pop("accuracy", None) or {}
+    lines.append(("classes", _table_of_classes(rest.pop("classes", []), accuracy.get("class_metrics") or {})))
+    if metrics := accuracy.get("metrics"):
+        measured = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
+        lines.append(("accuracy", f"{measured} ({accuracy.get('data') or 'unknown data'})"))
+    lines += _describe_encoder(rest.pop("backbone", None) or {}, rest.pop("encoder", None))
+    return lines + [(key.replace("_", " "), str(value)) for key, value in rest.items() if value is not None]
+
+
+def _table_of_classes(classes: Sequence[Any], metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """Return a row a class: value, colour, name, and how well it was recognised where that is known."""
+    if not all(isinstance(one, dict) for one in classes):
+        return ", ".join(map(str, classes))
+    columns = list(dict.fromkeys(name for found in metrics.values() for name in found))
+    rows = [["value", "colour", "name", *(name.replace("_", " ") for name in columns)]]
+    for one in classes:
+        colour = "#" + "".join(f"{channel:02x}" for channel in one.get("colour", ()))
+        found = metrics.get(one.get("name", ""), {})
+        numbers = [f"{found[name]:.4g}" if name in found else "" for name in columns]
+        rows.append([str(one.get("value", "")), colour, str(one.get("name", "")), *numbers])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _describe_encoder(backbone: Mapping[str, Any], inside: Mapping[str, Any] | None) -> list[Line]:
+    """Describe the encoder that a head needs, and the one inside its file if there is one."""
+    name, fingerprint = backbone.get("name") or "unnamed", backbone.get("sha256") or "unknown"
+    if not inside:
+        return [("encoder", f"{name}, a file of its own, with the fingerprint {fingerprint}")]
+    lines = [("encoder", f"{name}, {inside.get('title') or 'untitled'}, inside this file")]
+    return lines + (_describe_config(GAIRConfig.parse(inside["config"])) if "config" in inside else [])
 
 
 def _describe_basis(basis: Basis) -> str:

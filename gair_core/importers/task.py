@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
-from pydantic_settings import CliPositionalArg
+from pydantic_settings import CliPositionalArg, CliSuppress
 from typing_extensions import Self
 
 from gair_core.checkpoint import load, merge, save
@@ -65,7 +65,7 @@ class ImportRequest(Request):
     title: str | None = Field(None, description="title of the checkpoint, one line")
     precision: Precision = Field("float32", description="float16 and bfloat16 halve the file")
     report: Path | None = Field(None, description="write what became of every tensor to this JSON file")
-    token: str | None = Field(None, description="part of the temporary file's name")
+    token: CliSuppress[str | None] = Field(None, description="part of the temporary file's name")
 
     @model_validator(mode="after")
     def _fits_kind(self) -> Self:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from affine import Affine
 from pydantic import AfterValidator, Field
-from pydantic_settings import CliPositionalArg
+from pydantic_settings import CliPositionalArg, CliSuppress
 
 from gair_core.errors import BadInputError
 from gair_core.geo.grid import Grid, Window
@@ -40,7 +40,8 @@ def _plain_token(token: str) -> str:
 class OutputRequest(Request):
     """Base of every task that writes a file."""
 
-    token: Annotated[str, AfterValidator(_plain_token)] = Field(
+    # Of use to programs alone, which remove by it what a killed process left; no option of the command line.
+    token: CliSuppress[Annotated[str, AfterValidator(_plain_token)]] = Field(
         default_factory=_new_token, description="part of the names of temporary files", exclude=True
     )
 

@@ -13,6 +13,9 @@ import gair_core
 from gair_core.checkpoint import write_tensors
 from gair_core.cli import main
 from gair_core.errors import CheckpointError
+from gair_core.head_checkpoint import save_head
+from gair_core.heads import AccuracyReport
+from gair_core.heads.demo import build_demo_head
 from gair_core.info import InfoRequest, describe
 from gair_core.progress import Progress
 from gair_core.sentinel2.bands import BANDS, MEAN, STD
@@ -98,7 +101,43 @@ def test_a_head(tmp_path):
     assert (result.kind, result.config, result.basis) == ("head", None, None)
     assert result.head == {"classes": ["road", "no road"], "backbone": {"name": "demo"}}
     assert result.parameters == {"head": 6}
-    assert "['road', 'no road']" in result.text()
+    assert "classes:     road, no road\n" in result.text()
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_a_head_reads_well(tmp_path, embedded):
+    model = gair_core.load("demo")
+    head = build_demo_head(model)
+    report = AccuracyReport(
+        data="200 tiles of two held-out cities",
+        metrics={"mean_iou": 0.51234},
+        class_metrics={"water": {"iou": 0.9}, "bare ground": {"iou": 0.25, "f1": 0.4}},
+    )
+    head.metadata = head.metadata.model_copy(update={"accuracy": report, "ignore_value": 255})
+    path = tmp_path / "cover.safetensors"
+    save_head(head, path, model, embed_backbone=embedded)
+    result = info(path)
+    text = result.text()
+    assert "{" not in text
+    assert "None" not in text
+    lines = text.splitlines()
+    begin = next(index for index, line in enumerate(lines) if line.startswith("classes:"))
+    rows = [line.split(None, 2 if index else 3) for index, line in enumerate(lines[begin : begin + 8])]
+    assert rows[0] == ["classes:", "value", "colour", "name         iou   f1"]
+    assert [row[:2] for row in rows[1:3]] == [["1", "#419bdf"], ["2", "#397d49"]]
+    assert rows[1][2].split() == ["water", "0.9"]
+    assert rows[7][2].split() == ["bare", "ground", "0.25", "0.4"]
+    # The table stands in one column.
+    columns = {line.index(word) for line, word in zip(lines[begin:], ("colour", "#419bdf"), strict=False)}
+    assert len(columns) == 1
+    assert "mean iou 0.5123 (200 tiles of two held-out cities)" in text
+    assert "linear, embed dim 192" in text
+    assert "ignore value:" in text
+    assert ("4 blocks, 192 wide" in text) == embedded
+    assert ("inside this file" in text) == embedded
+    assert (model.checkpoint.fingerprint in text) == (not embedded)
+    assert result.parameters["head"] == sum(tensor.numel() for tensor in head.state_dict().values())
+    assert ("encoder" in result.parameters) == embedded
 
 
 def test_a_damaged_weight_is_noticed(saved):
