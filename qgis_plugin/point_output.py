@@ -7,11 +7,10 @@ go with the original attributes, types and CRS into a feature sink of Processing
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from osgeo import gdal
 from qgis.core import (
@@ -20,36 +19,18 @@ from qgis.core import (
     QgsFeatureSink,
     QgsField,
     QgsFields,
-    QgsLayerTree,
-    QgsMapLayer,
-    QgsMarkerSymbol,
     QgsProcessingContext,
     QgsProcessingException,
     QgsProcessingFeedback,
-    QgsProcessingLayerPostProcessorInterface,
     QgsProcessingOutputLayerDefinition,
     QgsProcessingUtils,
-    QgsRasterLayer,
-    QgsSingleSymbolRenderer,
     QgsVectorLayer,
     QgsWkbTypes,
 )
 
+from .figure import save_star_style
 from .photo_input import ROW, Rows
 from .translation import tr
-
-# The paper's figure 7 marks the places of photos with red stars. The white and the dark rim keep them visible
-# over every colour of the similarity's ramp and of a scene.
-_STAR = (
-    {"name": "star", "color": "0,0,0,255", "outline_color": "0,0,0,255", "outline_width": "1.2", "size": "5"},
-    {
-        "name": "star",
-        "color": "227,26,28,255",
-        "outline_color": "255,255,255,255",
-        "outline_width": "0.5",
-        "size": "5",
-    },
-)
 
 
 @dataclass(frozen=True)
@@ -156,7 +137,7 @@ def write_features(
             )
     # The file is complete when its sink is gone.
     del sink
-    save_style(destination, feedback)
+    save_star_style(destination, feedback)
     return destination
 
 
@@ -197,80 +178,3 @@ def destination_text(value: object, context: QgsProcessingContext) -> str:
     if isinstance(value, QgsProcessingOutputLayerDefinition):
         value = value.sink.valueAsString(context.expressionContext())[0]
     return str(value or "")
-
-
-def apply_style(layer: QgsVectorLayer) -> None:
-    """Show points as stars that are visible over any raster."""
-    symbol = QgsMarkerSymbol.createSimple(_STAR[0])
-    top = QgsMarkerSymbol.createSimple(_STAR[1])
-    symbol.appendSymbolLayer(top.symbolLayer(0).clone())
-    layer.setRenderer(QgsSingleSymbolRenderer(symbol))
-
-
-def save_style(destination: str, feedback: QgsProcessingFeedback) -> None:
-    """Make the stars the default style of a file: inside a GeoPackage, beside other files as a .qml.
-
-    Layers in memory get theirs when they are loaded, from `Figure`; tables of databases are left as they are.
-    """
-    path = Path(destination.split("|", maxsplit=1)[0])
-    if not path.is_file():
-        return
-    layer = QgsVectorLayer(destination, path.stem, "ogr")
-    if not layer.isValid() or layer.geometryType() != QgsWkbTypes.GeometryType.PointGeometry:
-        return
-    apply_style(layer)
-    if path.suffix.lower() == ".gpkg":
-        message = layer.saveStyleToDatabase("GAIR", tr("Places of photos"), True, "")
-    else:
-        text, saved = layer.saveNamedStyle(str(path.with_suffix(".qml")))
-        message = "" if saved else text
-    if message:
-        feedback.pushWarning(
-            tr("The style of {path} was not saved: {message}").format(path=path, message=message)
-        )
-
-
-class Figure(QgsProcessingLayerPostProcessorInterface):
-    """Puts the layers of one run in order when they are loaded: stars above rasters, as in figure 7."""
-
-    # Processing does not own post-processors, and needs them after the algorithm is gone.
-    _kept: ClassVar[deque[Figure]] = deque(maxlen=64)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._points: list[str] = []
-        self._rasters: list[str] = []
-        Figure._kept.append(self)
-
-    def watch(self, context: QgsProcessingContext, destination: str) -> None:
-        """Take part in the loading of an output, if it is to be loaded."""
-        if context.willLoadLayerOnCompletion(destination):
-            context.layerToLoadOnCompletionDetails(destination).setPostProcessor(self)
-
-    def postProcessLayer(
-        self, layer: QgsMapLayer, context: QgsProcessingContext, feedback: QgsProcessingFeedback
-    ) -> None:
-        """Style points, and keep them above the run's rasters."""
-        if isinstance(layer, QgsRasterLayer):
-            self._rasters.append(layer.id())
-        else:
-            apply_style(layer)
-            self._points.append(layer.id())
-            layer.triggerRepaint()
-        project = context.project()
-        if project is not None:
-            for identifier in self._points:
-                _raise_above(project.layerTreeRoot(), identifier, self._rasters)
-
-
-def _raise_above(root: QgsLayerTree, identifier: str, below: Sequence[str]) -> None:
-    """Move a layer directly above the uppermost of some others, if one of them covers it."""
-    order = [node.layerId() for node in root.findLayers()]
-    covering = [other for other in below if other in order and order.index(other) < order.index(identifier)]
-    if not covering:
-        return
-    uppermost = root.findLayer(min(covering, key=order.index))
-    node = root.findLayer(identifier)
-    parent = uppermost.parent()
-    parent.insertChildNode(parent.children().index(uppermost), node.clone())
-    node.parent().removeChildNode(node)

@@ -19,8 +19,9 @@ from qgis.core import (
     QgsWkbTypes,
 )
 
+from ..figure import Figure
 from ..photo_input import PHOTO
-from ..point_output import Figure, Joined, check_destination, read_result, select_fields, write_features
+from ..point_output import Joined, check_destination, read_result, select_fields, write_features
 from ..translation import tr, translatable
 from .base import PHOTOS, Values
 from .photos import TableAlgorithm

@@ -15,6 +15,7 @@ from qgis.core import (
     QgsProcessingParameterRasterDestination,
 )
 
+from ..figure import Figure, make_see_through
 from ..photo_input import PHOTO_SUFFIXES
 from ..translation import tr, translatable
 from .base import PHOTOS, GairAlgorithm, Values, extent_request
@@ -87,6 +88,8 @@ class LocationSimilarityAlgorithm(GairAlgorithm):
         if resolution:
             request["resolution"] = resolution
         result = self.run_task("location-map", request, feedback)
+        make_see_through(request["output"], feedback)
+        Figure().watch(context, request["output"])
         return {
             "OUTPUT": result["output"],
             "BEST_LONGITUDE": result["best_longitude"],

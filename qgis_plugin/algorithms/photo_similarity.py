@@ -21,8 +21,9 @@ from qgis.core import (
     QgsProcessingUtils,
 )
 
+from ..figure import Figure, make_see_through
 from ..photo_input import PHOTO, ExportedTable, Rows
-from ..point_output import Figure, check_destination, destination_text, join_result, write_features
+from ..point_output import check_destination, destination_text, join_result, write_features
 from ..translation import tr, translatable
 from .base import PHOTOS, Values
 from .photos import TableAlgorithm
@@ -165,6 +166,7 @@ class PhotoSimilarityAlgorithm(TableAlgorithm):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         output = self.parameterAsOutputLayer(parameters, "OUTPUT", context)
         result = self.run_task("similarity", {**request, "output": output}, feedback)
+        make_see_through(output, feedback)
         figure.watch(context, output)
         return result, {
             "OUTPUT": output,
@@ -191,6 +193,8 @@ class PhotoSimilarityAlgorithm(TableAlgorithm):
         before = _rasters_in(folder)
         result = self.run_task("similarity", {**request, "output": str(folder)}, feedback)
         rasters = [path for path, state in _rasters_in(folder).items() if before.get(path) != state]
+        for raster in rasters:
+            make_see_through(str(raster), feedback)
         for raster in rasters if details is not None else ():
             name = tr("Similarity to {photo}").format(photo=raster.stem)
             context.addLayerToLoadOnCompletion(
