@@ -117,7 +117,7 @@ class Process:
 
     def import_photos(self, folder: Path, layer: Path) -> Path:
         """Make a point layer of a folder of geotagged photos."""
-        self._call("run", "native:importphotos", "--", f"FOLDER={folder}", f"PHOTOS={layer}")
+        self._call("run", "native:importphotos", "--", f"FOLDER={folder}", f"OUTPUT={layer}")
         return layer
 
     def _call(self, *arguments: str) -> None:
