@@ -5,6 +5,7 @@ A layer is read once on the main thread (`RasterInput.read`); what is kept works
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable
@@ -19,7 +20,6 @@ from qgis.core import (
     QgsCsException,
     QgsFeedback,
     QgsRasterBlockFeedback,
-    QgsRasterDataProvider,
     QgsRasterFileWriter,
     QgsRasterLayer,
     QgsRasterPipe,
@@ -191,7 +191,8 @@ class RasterInput:
     def __init__(self, name: str, path: str | None) -> None:
         self.name = name
         self.path = path
-        self._provider: QgsRasterDataProvider | None = None
+        # The pipe owns the provider; it is not cloned again, since QGIS 3.22 breaks virtual layers so.
+        self._pipe: QgsRasterPipe | None = None
         self.crs = QgsCoordinateReferenceSystem()
         self._assigned_crs = False
         self._transforms = QgsCoordinateTransformContext()
@@ -225,7 +226,8 @@ class RasterInput:
         found._assigned_crs = provider.crs() != layer.crs()
         found._transforms = QgsCoordinateTransformContext(transforms)
         if found.path is None:
-            found._provider = provider.clone()
+            found._pipe = QgsRasterPipe()
+            found._pipe.set(provider.clone())
         return found
 
     @classmethod
@@ -252,10 +254,16 @@ class RasterInput:
             InputError: The extent does not meet the layer, is too large, or the layer cannot be read.
         """
         if self.path is None:
-            return self._copy(extent, folder() / "layer.tif", feedback)
+            return self._copy(extent, self._free_path(folder(), ".tif"), feedback)
         if self._assigned_crs:
-            return self._with_crs(folder() / "layer.vrt")
+            return self._with_crs(self._free_path(folder(), ".vrt"))
         return self.path
+
+    def _free_path(self, folder: Path, suffix: str) -> Path:
+        """Return a new file named like the layer, whose name then stands in messages."""
+        name = re.sub(r"\W+", "_", self.name)[:60] or "layer"
+        names = (f"{name}{'' if number == 1 else f'_{number}'}{suffix}" for number in itertools.count(1))
+        return next(path for path in map(folder.joinpath, names) if not path.exists())
 
     def _with_crs(self, path: Path) -> str:
         """Describe the file with the CRS that the user gave the layer in QGIS."""
@@ -286,26 +294,21 @@ class RasterInput:
                 width=window.width, height=window.height, name=self.name
             )
         )
-        names = [_NUMBERED.sub("", self._provider.generateBandName(i + 1)) for i in range(self._bands())]
+        provider = self._pipe.provider()
+        names = [_NUMBERED.sub("", provider.generateBandName(i + 1)) for i in range(provider.bandCount())]
         self._write(grid, window, path, feedback)
         _write_band_names(names, path)
         return str(path)
-
-    def _bands(self) -> int:
-        return int(self._provider.bandCount())
 
     def _write(self, grid: PixelGrid, window: PixelWindow, path: Path, feedback: QgsFeedback) -> None:
         writer = QgsRasterFileWriter(str(path))
         writer.setOutputFormat("GTiff")
         writer.setCreateOptions(["TILED=YES", "BIGTIFF=IF_SAFER"])
-        pipe = QgsRasterPipe()
-        if not pipe.set(self._provider.clone()):
-            raise InputError(tr("The layer {name} cannot be read.").format(name=self.name))
         block_feedback = QgsRasterBlockFeedback()
         # Direct, since this thread is busy writing and runs no event loop.
         feedback.canceled.connect(block_feedback.cancel, Qt.ConnectionType.DirectConnection)
         outcome = writer.writeRaster(
-            pipe,
+            self._pipe,
             window.width,
             window.height,
             grid.rectangle(window),
@@ -316,13 +319,14 @@ class RasterInput:
         if feedback.isCanceled():
             raise InputError(tr("Cancelled: nothing was written."))
         if outcome != QgsRasterFileWriter.WriterError.NoError or block_feedback.errors():
-            details = "; ".join(block_feedback.errors()) or self._provider.error().summary()
+            details = "; ".join(block_feedback.errors()) or self._pipe.provider().error().summary()
             raise InputError(
                 tr("Copying the layer {name} failed. {details}").format(name=self.name, details=details)
             )
 
     def _grid(self) -> PixelGrid:
-        extent, provider = self._provider.extent(), self._provider
+        provider = self._pipe.provider()
+        extent = provider.extent()
         if provider.xSize() > 0 and provider.ySize() > 0:
             width, height = provider.xSize(), provider.ySize()
             size = extent.width() / width, extent.height() / height

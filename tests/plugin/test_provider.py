@@ -102,7 +102,8 @@ import gair.plugin
 seconds = time.perf_counter() - start
 new = {{name.partition(".")[0] for name in set(sys.modules) - before}}
 print(seconds)
-print(*sorted(new & {{"numpy", "torch", "rasterio", "osgeo", "asyncio", "processing", "gair_core", "pydantic"}}))
+heavy = {{"numpy", "torch", "rasterio", "osgeo", "asyncio", "processing", "gair_core", "pydantic"}}
+print(*sorted(new & heavy))
 """
     lines = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
