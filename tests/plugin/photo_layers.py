@@ -41,7 +41,7 @@ class Log(QgsProcessingFeedback):
     def pushWarning(self, warning):
         self.warnings.append(warning)
 
-    def reportError(self, error, fatalError=False):
+    def reportError(self, error, fatalError=False):  # noqa: ARG002
         self.errors.append(error)
 
 
