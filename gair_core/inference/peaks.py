@@ -12,11 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gair_core.geo.grid import Grid, Window
-from gair_core.inference.cosine import CosineHistograms, CosineSampler, neighbour_products
+from gair_core.inference.cosine import Channel, CosineHistograms, CosineSampler
 from gair_core.inference.lattice import LatticeStrip
 
 # Values per step: bounds memory beyond that of a strip at some 16 MB.
 _STEP = 4 * 2**20
+# A patch and its neighbours in reading order, and those to the right, below, and both.
+_HERE = torch.arange(9)
+_RIGHT = torch.tensor([1, 2, 2, 4, 5, 5, 7, 8, 8])
+_BELOW = torch.tensor([3, 4, 5, 6, 7, 8, 6, 7, 8])
+_BELOW_RIGHT = torch.tensor([4, 5, 5, 7, 8, 8, 7, 8, 8])
 
 
 @dataclass(frozen=True)
@@ -223,17 +228,22 @@ class PeakFinder:
         offsets = torch.arange(-1, 2)
         rows = (candidates.row[:, None] + offsets).clamp_(0, self._shape[0] - 1) - self._vectors_top
         columns = (candidates.column[:, None] + offsets).clamp_(0, self._shape[1] - 1)
-        vectors = self._vectors[:, rows.mT[:, :, None], columns[None]].double()  # (D, 3, n, 3)
-        lines = vectors.flatten(2).unbind(1)
-        shared = torch.stack(
+        around = self._vectors[:, rows[:, :, None], columns[:, None]]
+        vectors = around.flatten(2).permute(1, 2, 0).double()  # (n, 9, D)
+        gram = vectors @ vectors.mT
+        here, right, below, below_right = _HERE, _RIGHT, _BELOW, _BELOW_RIGHT
+        products = torch.stack(
             [
-                torch.cat([neighbour_products(line, line, below), self._rim_weight.mT @ line])
-                for line, below in zip(lines, (*lines[1:], lines[-1]), strict=True)
-            ]
+                gram[:, here, here],
+                gram[:, here, right],
+                gram[:, here, below],
+                gram[:, here, below_right] + gram[:, right, below],
+            ],
+            dim=1,
         )
-        shared = shared.unflatten(2, (-1, 3)).permute(2, 1, 0, 3)
-        own = torch.einsum("nd,drnc->nrc", self._queries[candidates.query].double(), vectors)
-        return torch.cat([shared, own[:, None]], dim=1)
+        queries = self._queries[candidates.query].double()[:, :, None]
+        linear = torch.cat([vectors @ self._rim_weight, vectors @ queries], dim=2).mT
+        return torch.cat([products, linear], dim=1).view(-1, len(Channel) + 1, 3, 3)
 
     def _forget(self) -> None:
         """Drop the rows that no later peak needs."""
