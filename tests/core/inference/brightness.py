@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from gair_core import checkpoint
-from gair_core.config import GAIRConfig, RemoteSensingConfig
+from gair_core.config import GAIRConfig, RemoteSensingConfig, StreetViewConfig
 from gair_core.head_checkpoint import save_head
 from gair_core.heads import HeadClass, HeadConfig, HeadMetadata, LinearChangeHead, LinearHead
 from gair_core.model import GAIR
@@ -24,11 +24,12 @@ CHANGES = (
 )
 
 
-def save_model(path) -> GAIR:
+def save_model(path, street_view: StreetViewConfig | None = None) -> GAIR:
     """Save a model whose tokens do not look at each other and whose H copies the patch itself."""
     torch.manual_seed(0)
     scenes = RemoteSensingConfig(width=16, depth=1, num_heads=1, final_norm=False)
-    model = GAIR(GAIRConfig(embed_dim=16, remote_sensing=scenes, street_view=None, location=None)).eval()
+    config = GAIRConfig(embed_dim=16, remote_sensing=scenes, street_view=street_view, location=None)
+    model = GAIR(config).eval()
     with torch.no_grad():
         for name, tensor in model.remote_sensing.named_parameters():
             if "blocks" in name and ("proj" in name or "fc2" in name):
