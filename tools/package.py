@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from stage import NAME, ROOT, sources, stage
+from stage import NAME, ROOT, stage
 
 CONFIGURATION = ROOT / "pb_tool.cfg"
 WORK = ROOT / "build" / "package"
@@ -31,6 +31,7 @@ def package(destination: Path | None = None) -> Path:
     shutil.rmtree(WORK, ignore_errors=True)
     # A stage of its own: the one that QGIS and the tests load gets caches while they run.
     staged = stage(WORK / "stage")
+    wanted = _files(staged)
     deployed = WORK / "deployed"
     deployed.mkdir(parents=True)
     command = [Path(sys.executable).with_name("pb_tool"), "zip", "-q", "-n", "-p", deployed]
@@ -45,11 +46,15 @@ def package(destination: Path | None = None) -> Path:
     made = staged / f"{NAME}.zip"
     if run.returncode != 0 or not made.is_file():
         raise SystemExit(f"pb_tool failed:\n{run.stdout}{run.stderr}")
-    missing = [str(path) for path in sources() if not (deployed / NAME / path).is_file()]
+    missing = [path for path in wanted if not (deployed / NAME / path).is_file()]
     if missing:
-        raise SystemExit(f"{CONFIGURATION.name} leaves out {', '.join(missing)}; add them there")
+        raise SystemExit(f"{CONFIGURATION.name} leaves out {', '.join(map(str, missing))}; add them there")
     destination = destination or ROOT / "build" / f"{NAME}-{version()}.zip"
     return made.replace(destination)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
 if __name__ == "__main__":
