@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +17,7 @@ from pydantic_settings import CliPositionalArg, CliSuppress
 
 from gair_core.errors import BadInputError
 from gair_core.geo.grid import Grid, Window
+from gair_core.inference.cache import bounded_cache
 from gair_core.inference.engine import MARGIN, TILE_SIZE, Engine, readable_seconds
 from gair_core.inference.outputs import readable_bytes
 from gair_core.model.gair import GAIR
@@ -65,13 +68,18 @@ class SceneOptions(Request):
         "error", description="what to do about absent bands: refuse, or fill with their mean or with 0"
     )
 
-    def open(self, source: str, gsd: float, progress: Progress) -> Scene:
-        """Open a product at a ground sampling distance; its warnings go to the user."""
-        options = SceneOptions.model_fields.keys()
-        scene = Scene.open(source, gsd=gsd, **{name: getattr(self, name) for name in options})
-        for warning in scene.warnings:
-            progress.log("warning", warning)
-        return scene
+    @contextmanager
+    def open(self, source: str, gsd: float, progress: Progress) -> Iterator[Scene]:
+        """Open a product at a ground sampling distance for a block; its warnings go to the user.
+
+        GDAL's cache is bounded from before the first read on: the sample of a whole Sentinel-2 tile, from
+        which a scene's offset is decided, alone would fill it with 400 MB.
+        """
+        options = {name: getattr(self, name) for name in SceneOptions.model_fields}
+        with bounded_cache(), Scene.open(source, gsd=gsd, **options) as scene:
+            for warning in scene.warnings:
+                progress.log("warning", warning)
+            yield scene
 
 
 class EngineOptions(Request):
