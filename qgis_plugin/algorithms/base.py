@@ -69,6 +69,7 @@ class GairAlgorithm(QgsProcessingAlgorithm):
         self._scene_names: list[str] = []
         self._rasters: dict[str, RasterInput] = {}
         self._chosen_model = ""
+        self._obstacle = ""
         self._temporary_folder: str | None = None
 
     # What an algorithm fills in.
@@ -153,15 +154,21 @@ class GairAlgorithm(QgsProcessingAlgorithm):
         self, parameters: Values, context: QgsProcessingContext, feedback: QgsProcessingFeedback
     ) -> bool:
         """Read the layers, on the main thread."""
-        for name in self._scene_names:
-            self._rasters[name] = self._read_raster(name, parameters, context)
-        self.prepare(parameters, context, feedback)
+        try:
+            for name in self._scene_names:
+                self._rasters[name] = self._read_raster(name, parameters, context)
+            self.prepare(parameters, context, feedback)
+        except QgsProcessingException as error:
+            # Raised here, its text would reach the log only: processing.run would say 'there were errors'.
+            self._obstacle = str(error)
         return True
 
     def processAlgorithm(
         self, parameters: Values, context: QgsProcessingContext, feedback: QgsProcessingFeedback
     ) -> dict[str, Any]:
         """Do the work; nothing temporary is left, and a model that worked is remembered."""
+        if self._obstacle:
+            raise QgsProcessingException(self._obstacle)
         try:
             outputs = self.work(parameters, context, feedback)
         finally:

@@ -89,7 +89,11 @@ class EmbedAlgorithm(GairAlgorithm):
         if resolution:
             request["resolution"] = resolution
         result = self.run_task("embed", request, feedback)
-        return {"OUTPUT": result["output"], "EXPLAINED_VARIANCE": result["explained_variance"]}
+        self.name_layer(
+            context, request["output"], tr("Embedding of {scene}").format(scene=self.scene_name())
+        )
+        outputs = {"OUTPUT": result["output"], "EXPLAINED_VARIANCE": result["explained_variance"]}
+        return {name: value for name, value in outputs.items() if value is not None}
 
 
 def automatic_dtype(components: int) -> str:

@@ -27,7 +27,8 @@ from qgis.core import (
     QgsRectangle,
 )
 
-NAMES = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12")
+from .made_scenes import NAMES, made_scene, virtual_layer
+
 UTM = QgsCoordinateReferenceSystem("EPSG:32632")
 
 
@@ -35,21 +36,6 @@ UTM = QgsCoordinateReferenceSystem("EPSG:32632")
 def scene(shared: Path, tmp_path: Path) -> Path:
     """A writable copy: QGIS leaves its statistics beside what it opens."""
     return Path(shutil.copy(shared / "data/gair_pairs/queries/detroit_rs.tif", tmp_path))
-
-
-def made_scene(path: Path, *, crs: str = "EPSG:32632", width: int = 300, height: int = 400) -> np.ndarray:
-    """Write twelve named bands of distinct pixels with their corner at (500000, 5100000), 10 m."""
-    values = np.random.default_rng(3).integers(1, 5000, (12, height, width), dtype=np.uint16)
-    dataset = gdal.GetDriverByName("GTiff").Create(str(path), width, height, 12, gdal.GDT_UInt16)
-    dataset.SetGeoTransform((500000, 10, 0, 5100000, 0, -10))
-    if crs:
-        dataset.SetProjection(QgsCoordinateReferenceSystem(crs).toWkt())
-    for number, name in enumerate(NAMES, start=1):
-        dataset.GetRasterBand(number).SetDescription(name)
-        dataset.GetRasterBand(number).WriteArray(values[number - 1])
-        dataset.GetRasterBand(number).SetNoDataValue(0)
-    dataset.FlushCache()
-    return values
 
 
 def read(layer: QgsRasterLayer | None, value: str = "") -> RasterInput:
@@ -200,19 +186,9 @@ def test_a_layer_in_the_memory_of_qgis_is_copied_with_its_band_names(tmp_path):
     assert QgsCoordinateReferenceSystem(copied.GetProjection()) == UTM
 
 
-def virtual(path: Path) -> QgsRasterLayer:
-    """A layer that QGIS computes: twice the second band."""
-    return QgsRasterLayer(
-        "?crs=EPSG:32632&extent=500000,5096000,503000,5100000&width=300&height=400"
-        f'&formula="scene@2" * 2&scene:uri={path}&scene:provider=gdal',
-        "twice",
-        "virtualraster",
-    )
-
-
 def test_a_virtual_layer_is_copied_for_the_extent_and_a_margin_on_its_own_pixels(tmp_path):
-    values = made_scene(tmp_path / "scene.tif")
-    layer = virtual(tmp_path / "scene.tif")
+    values = made_scene(tmp_path / "scene.tif", width=300, height=400)
+    layer = virtual_layer(tmp_path / "scene.tif")
     assert layer.isValid(), layer.error().summary()
     # Rows 200 to 209 and columns 150 to 159, given in degrees.
     rectangle = QgsRectangle(501501, 5097901, 501599, 5097999)
@@ -233,14 +209,14 @@ def test_an_extent_elsewhere_is_refused(tmp_path):
     made_scene(tmp_path / "scene.tif")
     extent = Extent(QgsRectangle(0, 0, 10, 10), UTM)
     with pytest.raises(InputError, match="The extent does not meet the layer twice"):
-        source_of(virtual(tmp_path / "scene.tif"), tmp_path, extent)
+        source_of(virtual_layer(tmp_path / "scene.tif"), tmp_path, extent)
 
 
 def test_a_layer_of_the_world_is_refused_without_an_extent(tmp_path, monkeypatch):
     made_scene(tmp_path / "scene.tif")
-    layer = virtual(tmp_path / "scene.tif")
-    monkeypatch.setattr("gair.raster_input._MAX_PIXELS", 300 * 400 - 1)
-    with pytest.raises(InputError, match=r"has 300 x 400 pixels here, too many to copy. Choose a smaller"):
+    layer = virtual_layer(tmp_path / "scene.tif")
+    monkeypatch.setattr("gair.raster_input._MAX_PIXELS", 120 * 100 - 1)
+    with pytest.raises(InputError, match=r"has 120 x 100 pixels here, too many to copy. Choose a smaller"):
         source_of(layer, tmp_path)
     assert not list(tmp_path.glob("twice*"))
 
@@ -285,7 +261,7 @@ def test_cancelling_stops_the_copy(tmp_path):
     feedback = QgsProcessingFeedback()
     feedback.cancel()
     with pytest.raises(InputError, match="Cancelled"):
-        read(virtual(tmp_path / "scene.tif")).source(None, lambda: tmp_path, feedback)
+        read(virtual_layer(tmp_path / "scene.tif")).source(None, lambda: tmp_path, feedback)
 
 
 # --- CRS --------------------------------------------------------------------------------------------------
