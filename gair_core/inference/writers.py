@@ -20,6 +20,7 @@ from rasterio.windows import Window as RasterWindow
 from gair_core.errors import BadInputError
 from gair_core.geo.grid import Grid
 from gair_core.inference import outputs
+from gair_core.inference.cache import bounded_cache
 from gair_core.progress import Progress
 
 RASTER_SUFFIXES = (".tif", ".tiff")
@@ -28,8 +29,11 @@ RASTER_SUFFIXES = (".tif", ".tiff")
 # and GDAL's temporary copy of those overviews lie on the disk at the same time.
 DISK_FACTOR = 1 + 4 / 3 + 1 / 3
 
-# GDAL's default block cache is 5 % of the machine's memory; a strip of tiles never needs more than this.
-_CACHE_BYTES = 256 << 20
+# While the COG is built GDAL needs a row of blocks. Its thread gets memory of its own from the system's
+# allocator, beside what the cache of the strips has left there: more would add to the peak.
+_COG_CACHE_BYTES = 64 << 20
+# Bytes that are read back at a time: several blocks, which GDAL then decodes in parallel.
+_READ_BYTES = 16 << 20
 
 _POLL_SECONDS = 0.1
 
@@ -73,7 +77,8 @@ def checksum(array: npt.NDArray[Any], nodata: float | None) -> int:
         nodata: The value to leave out; NaN and infinities are always left out.
     """
     bits = array.view(f"uint{8 * array.dtype.itemsize}")
-    return int(np.sum(bits, dtype=np.uint64, where=_is_valid(array, nodata)))
+    total, left_out = int(bits.sum(dtype=np.uint64)), bits[~_is_valid(array, nodata)]
+    return (total - int(left_out.sum(dtype=np.uint64))) % (1 << 64)
 
 
 def _holds(dtype: np.dtype[Any], nodata: float) -> bool:
@@ -231,7 +236,7 @@ class RasterWriter:
     def __enter__(self) -> RasterWriter:
         with ExitStack() as stack:
             stack.enter_context(outputs.live(self.path, self._token))
-            stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES))
+            stack.enter_context(bounded_cache())
             self._dataset = self._guarded(self._create)
             self._stack = stack.pop_all()
         return self
@@ -345,8 +350,9 @@ class RasterWriter:
 
         def convert() -> None:
             try:
-                self._copy_to_cog()
-                self._read_back()
+                with bounded_cache(_COG_CACHE_BYTES):
+                    self._copy_to_cog()
+                    self._read_back()
             except Exception as error:
                 failures.append(error)
 
@@ -386,22 +392,26 @@ class RasterWriter:
             RasterioError: A block or overview cannot be read, or the values are not those that were written.
         """
         found = 0
-        with rasterio.open(self._complete) as dataset:
+        with rasterio.open(self._complete, num_threads="ALL_CPUS") as dataset:
             levels = len(dataset.overviews(1))
             for block in self._blocks(dataset):
                 found += checksum(block.astype(self.dtype, copy=False), self._nodata)
         for level in range(levels):
-            with rasterio.open(self._complete, overview_level=level) as dataset:
+            with rasterio.open(self._complete, overview_level=level, num_threads="ALL_CPUS") as dataset:
                 for _ in self._blocks(dataset):
                     pass
         if (found - self._checksum) % (1 << 64) and not self._abandoned.is_set():
             raise RasterioError("reading it back gives other values than were written")
 
     def _blocks(self, dataset: Any) -> Iterator[npt.NDArray[Any]]:  # noqa: ANN401
-        for _, window in dataset.block_windows(1):
-            if self._abandoned.is_set():
-                return
-            yield dataset.read(window=window)
+        height, block_width = dataset.block_shapes[0]
+        block_bytes = height * block_width * self.count * self._stored.itemsize
+        width = block_width * max(1, _READ_BYTES // block_bytes)
+        for row in range(0, dataset.height, height):
+            for col in range(0, dataset.width, width):
+                if self._abandoned.is_set():
+                    return
+                yield dataset.read(window=RasterWindow(col, row, width, height))
 
     def _abort(self, thread: threading.Thread) -> None:
         """Stop GDAL, which offers no way to, by emptying the files it reads from: its next read fails."""
