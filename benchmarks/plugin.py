@@ -140,7 +140,7 @@ def print_overhead(folder: Path, rounds: int) -> float:
     pairs = [(seconds(lambda: run(scenes[-1])), seconds(lambda: bare.run(request))) for _ in range(rounds)]
     bare.close()
     close_shared_client()
-    through, straight = (statistics.median(column) for column in zip(*pairs, strict=True))
+    through, straight = (statistics.median(column) for column in zip(*pairs))
     print(f"warm run through Processing {through:.3f} s, its task alone {straight:.3f} s")
     print(f"the plugin adds {through - straight:.3f} s (bar: 0.5 s)")
     return through
