@@ -83,7 +83,8 @@ class CreateEnvironmentAlgorithm(GairAlgorithm):
             optional=True,
         )
         self.add(
-            QgsProcessingParameterFile("PYTHON", tr("Base Python")),
+            # QGIS's own filter for all files, *.*, refuses names without a dot.
+            QgsProcessingParameterFile("PYTHON", tr("Base Python"), fileFilter=tr("Programs (*)")),
             tr(
                 "The Python from which the environment is made: 3.10 or newer, 64 bits, with its venv "
                 "module. Default: found on this machine, else fetched."
