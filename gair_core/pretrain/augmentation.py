@@ -101,8 +101,8 @@ def prepare_photos(batch: Batch, config: StreetViewConfig) -> Tensor:
     colours = jitter_colours(pixels, batch.jitter[:, 1]).clamp(max=255)
     unchanged = (batch.jitter[:, 1] == 1).all(dim=1)[:, None, None, None]
     colours = torch.where(unchanged, pixels, colours)
-    mean = torch.tensor(config.mean, device=pixels.device)[:, None, None]
-    std = torch.tensor(config.std, device=pixels.device)[:, None, None]
+    mean = pixels.new_tensor(config.mean)[:, None, None]
+    std = pixels.new_tensor(config.std)[:, None, None]
     photos = (colours - mean) / std * batch.has_photo[:, None, None, None]
     return torch.where(batch.flips[:, 2, None, None, None], photos.flip(3), photos)
 
@@ -119,7 +119,7 @@ def jitter_colours(colours: Tensor, factors: Tensor) -> Tensor:
         The colours, at least 0.
     """
     brightness, contrast, saturation = factors.T[..., None, None, None]
-    luma = torch.tensor(_LUMA, device=colours.device)[:, None, None]
+    luma = colours.new_tensor(_LUMA)[:, None, None]
     bright = colours * brightness
     mean = (bright * luma).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)
     contrasted = mean + contrast * (bright - mean)

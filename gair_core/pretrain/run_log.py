@@ -1,0 +1,78 @@
+"""The log of a run: one CSV of the steps, one of the evaluations, and TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class RunLog:
+    """Appends lines of numbers; a resumed run first drops the lines after its step.
+
+    Args:
+        folder: Folder of the run.
+        start: Steps already made.
+    """
+
+    def __init__(self, folder: Path, start: int = 0) -> None:
+        self.folder = folder
+        self._start = start
+        self._columns: dict[str, list[str]] = {}
+        self._board = _open_board(folder / "tensorboard", start)
+        for name in ("training", "evaluation"):
+            self._cut(name)
+
+    def write(self, name: str, step: int, values: Mapping[str, float]) -> None:
+        """Append a line to ``<name>.csv`` and a point to each curve of TensorBoard.
+
+        Args:
+            name: ``training`` or ``evaluation``.
+            step: Steps made.
+            values: Numbers by name, the same names in each line of a file.
+        """
+        path = self.folder / f"{name}.csv"
+        columns = self._columns.setdefault(name, ["step", *values])
+        new = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(columns)
+            line: dict[str, float] = {"step": step, **values}
+            writer.writerow([f"{line[column]:.9g}" if column in line else "" for column in columns])
+        if self._board is not None:
+            for key, value in values.items():
+                self._board.add_scalar(f"{name}/{key}", value, step)
+
+    def close(self) -> None:
+        """Write what TensorBoard still holds."""
+        if self._board is not None:
+            self._board.close()
+
+    def _cut(self, name: str) -> None:
+        path = self.folder / f"{name}.csv"
+        if not path.exists():
+            return
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+        kept = [row for row in rows[1:] if row and float(row[0]) <= self._start]
+        self._columns[name] = rows[0]
+        part = path.with_name(f"{path.name}.part")
+        with part.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([rows[0], *kept])
+        part.replace(path)
+
+
+def _open_board(folder: Path, start: int) -> SummaryWriter | None:
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    board: Any = SummaryWriter  # its stubs have no types
+    opened: SummaryWriter = board(str(folder), purge_step=start + 1 if start else None)
+    return opened
