@@ -1,9 +1,9 @@
 """What a camera in a street sees: rays marched over the surface, one fan of columns per photo.
 
 Every column of a photo is a vertical half plane. Along it the surface is sampled at growing distances; the
-highest line of sight so far hides everything below it, so the first sample that rises above a pixel's line of sight is what
-the pixel shows. Walls are then moved to where the ray really enters the building, by bisection, and crowns that hang free over the ground are laid over
-the result as vertical spans.
+highest line of sight so far hides everything below it, so the first sample that rises above a pixel's line
+of sight is what the pixel shows. Walls are then moved to where the ray really enters the building, by
+bisection, and crowns that hang free over the ground are laid over the result as vertical spans.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ REACH: Final = 1500.0
 HALF_VIEW: Final = np.radians(42.0)
 """Half of the horizontal angle of view."""
 
-SKY, GROUND, WALL, ROOF, FOLIAGE, CAR = range(6)
+SKY, GROUND, WALL, ROOF, FOLIAGE, CAR, BARK = range(7)
+
+INTERIOR: Final = 255
+"""Stands in `View.wall` for the inside of a wood."""
 
 
 def _distances() -> Floats:
-    """Return the distances of the samples along a ray: half a metre near by, 2.6 % of the distance far off."""
+    """Return the distances of samples along a ray: every half metre near by, then every 2.6 %."""
     steps = [1.2]
     while steps[-1] < REACH:
         steps.append(steps[-1] + max(0.45, 0.026 * steps[-1]))
@@ -115,9 +118,11 @@ class _Rays:
         return self.x + self.east[index] * distance, self.y + self.north[index] * distance
 
 
-def _march(surface: Surface, x: Floats, y: Floats, distance: Floats, heights: Floats, sun: float) -> _March:
+def _march(
+    surface: Surface, points: tuple[Floats, Floats], distance: Floats, heights: Floats, sun: float
+) -> _March:
     """Sample the surface at points and say how tall it is there; ``heights`` are those of what grows."""
-    place = surface.place(x, y)
+    place = surface.place(*points)
     built = surface.buildings(place)
     roofed = built.top > 0
     crowns = surface.trees(place, roofed & ~built.car)
@@ -132,12 +137,23 @@ def _march(surface: Surface, x: Floats, y: Floats, distance: Floats, heights: Fl
     hanging = (crowns.top > 0) & ~rooted
     light = crowns.offset_x * np.float32(np.sin(sun)) + crowns.offset_y * np.float32(np.cos(sun))
     return _March(
-        place=place, built=built, solid=np.where(foliage, crowns.top, solid), foliage=foliage, grown=grown,
-        material=np.where(foliage | hanging, crowns.material, np.where(field, slot, CODE["shrub"])).astype(np.uint8),
-        tree_key=crowns.key, tree_light=light, tree_top=np.where(hanging, crowns.top, 0), tree_base=crowns.base,
-        trunk=crowns.trunk & hanging, ground=place.fields[:, plan.ELEVATION], distance=distance,
+        place=place,
+        built=built,
+        solid=np.where(foliage, crowns.top, solid),
+        foliage=foliage,
+        grown=grown,
+        material=np.where(foliage | hanging, crowns.material, np.where(field, slot, CODE["shrub"])).astype(
+            np.uint8
+        ),
+        tree_key=crowns.key,
+        tree_light=light,
+        tree_top=np.where(hanging, crowns.top, 0),
+        tree_base=crowns.base,
+        trunk=crowns.trunk & hanging,
+        ground=place.fields[:, plan.ELEVATION],
+        distance=distance,
         walls=np.zeros(len(distance), dtype=np.bool_),
-    )  # fmt: skip
+    )
 
 
 def _first_steps(rows: npt.NDArray[np.integer], height: int) -> Integers:
@@ -154,7 +170,8 @@ def _first_steps(rows: npt.NDArray[np.integer], height: int) -> Integers:
     highest = np.minimum.accumulate(rows, axis=1)
     flat = highest + (np.arange(width) * (height + 1))[:, None]
     counts = np.bincount(flat.ravel(), minlength=width * (height + 1)).reshape(width, height + 1)
-    return (steps - np.cumsum(counts[:, :height], axis=1)).astype(np.int32)
+    first: Integers = (steps - np.cumsum(counts[:, :height], axis=1)).astype(np.int32)
+    return first
 
 
 class Camera:
@@ -194,7 +211,7 @@ class Camera:
         rays = self._rays(x, y, heading)
         distance = np.tile(DISTANCES, self.width)
         points = rays.points(distance, slice(None))
-        march = _march(self.surface, *points, distance, self.heights, self.sun)
+        march = _march(self.surface, points, distance, self.heights, self.sun)
         self._enter_buildings(march, rays)
         rows = self._rows(march.ground + march.solid - rays.eye, march.distance)
         steps = _first_steps(rows, self.height)
@@ -205,15 +222,20 @@ class Camera:
         here = np.array([x], dtype=np.float32), np.array([y], dtype=np.float32)
         count = len(DISTANCES)
         return _Rays(
-            x=np.float32(x), y=np.float32(y), eye=float(self.surface.elevation(*here)[0]) + EYE, azimuth=azimuth,
-            east=np.repeat(np.sin(azimuth), count), north=np.repeat(np.cos(azimuth), count),
-        )  # fmt: skip
+            x=np.float32(x),
+            y=np.float32(y),
+            eye=float(self.surface.elevation(*here)[0]) + EYE,
+            azimuth=azimuth,
+            east=np.repeat(np.sin(azimuth), count),
+            north=np.repeat(np.cos(azimuth), count),
+        )
 
     def _rows(self, rise: Floats, distance: Floats) -> Integers:
         """Return the uppermost row that something covers that rises so far above the eye, (W, S)."""
         depth = distance.reshape(self.width, -1) * self.cosine[:, None]
         line = self.horizon - self.focal * rise.reshape(depth.shape) / depth
-        return np.clip(np.ceil(line - 0.5), 0, self.height).astype(np.int32)
+        rows: Integers = np.clip(np.ceil(line - 0.5), 0, self.height).astype(np.int32)
+        return rows
 
     def _enter_buildings(self, march: _March, rays: _Rays) -> None:
         """Move the first sample in every visible building to where the ray enters it."""
@@ -271,13 +293,23 @@ class Camera:
         previous = march.distance[np.maximum(sample - 1, 0)] * (step > 0)
         distance = np.where(level, np.clip(exact, np.maximum(previous, 0.5), distance), distance)
         view = View(
-            kind=kind, distance=np.where(sky, np.float32(np.inf), distance), height=seen.astype(np.float32),
-            x=rays.x + np.sin(rays.azimuth)[column] * distance, y=rays.y + np.cos(rays.azimuth)[column] * distance,
-            material=march.material[sample], key=np.where(march.foliage[sample], march.tree_key[sample], march.built.key[sample]),
-            u=np.where(march.foliage[sample], march.tree_light[sample], 0).astype(np.float32), extent=top.astype(np.float32),
-            normal=np.zeros(len(sample), dtype=np.float32), style=march.place.kind[sample],
-            wall=march.place.table[:, plan.WALL][sample].astype(np.uint8), azimuth=rays.azimuth[column], slope=slope,
-        )  # fmt: skip
+            kind=kind,
+            distance=np.where(sky, np.float32(np.inf), distance),
+            height=seen.astype(np.float32),
+            x=rays.x + np.sin(rays.azimuth)[column] * distance,
+            y=rays.y + np.cos(rays.azimuth)[column] * distance,
+            material=march.material[sample],
+            key=np.where(march.foliage[sample], march.tree_key[sample], march.built.key[sample]),
+            u=np.where(march.foliage[sample], march.tree_light[sample], 0).astype(np.float32),
+            extent=top.astype(np.float32),
+            normal=np.zeros(len(sample), dtype=np.float32),
+            style=march.place.kind[sample],
+            wall=np.where(march.foliage[sample], INTERIOR, march.place.table[:, plan.WALL][sample]).astype(
+                np.uint8
+            ),
+            azimuth=rays.azimuth[column],
+            slope=slope,
+        )
         self._face_walls(march, sample, view)
         self._hang_crowns(march, rays, step, view)
         return view
@@ -381,7 +413,7 @@ class Camera:
         distance = march.distance[at]
         height = rays.eye + view.slope[index] * distance - march.ground[at]
         bark = march.trunk[at] & (height < march.tree_base[at])
-        view.kind[index] = np.where(bark, CAR + 1, FOLIAGE)
+        view.kind[index] = np.where(bark, BARK, FOLIAGE)
         view.distance[index] = distance
         view.height[index] = height
         view.x[index] = rays.x + np.sin(view.azimuth[index]) * distance
@@ -390,6 +422,4 @@ class Camera:
         view.key[index] = march.tree_key[at]
         view.u[index] = march.tree_light[at]
         view.extent[index] = march.tree_top[at]
-
-
-BARK: Final = CAR + 1
+        view.wall[index] = 0

@@ -189,11 +189,12 @@ class City:
     ) -> Bytes:
         """Take photos.
 
-        The time of the day and the weather of each photo are drawn from its place, heading and day, so a photo
-        can be taken again, alone or among others.
+        The time of the day and the weather of each photo are drawn from its place, heading and day, so a
+        photo can be taken again, alone or among others.
 
         Args:
-            positions: Longitude and latitude in degrees, of shape (N, 2); on a road, or the view may be blocked.
+            positions: Longitude and latitude in degrees, of shape (N, 2); off the road the view may be
+                blocked.
             headings: Degrees clockwise from true north, of shape (N,).
             when: The day.
             size: Height and width in pixels, or one number for both.
@@ -208,7 +209,8 @@ class City:
         lonlat, degrees = np.asarray(positions, dtype=np.float64), np.asarray(headings, dtype=np.float64)
         if lonlat.ndim != 2 or lonlat.shape[1] != 2 or degrees.shape != lonlat.shape[:1]:
             raise BadInputError(
-                f"Found positions of shape {lonlat.shape} and headings of shape {degrees.shape}, wanted (N, 2) and (N,).",
+                f"Found positions of shape {lonlat.shape} and headings of shape {degrees.shape}, "
+                "wanted (N, 2) and (N,).",
                 "Give one longitude, latitude and heading for each photo.",
             )
         shape = (size, size) if isinstance(size, int) else size
@@ -240,12 +242,12 @@ class City:
 
     def to_local(self, lonlat: npt.ArrayLike) -> Doubles:
         """Return metres east and north of the centre for longitudes and latitudes, (N, 2)."""
-        metres = to_utm(lonlat, self.epsg) - [self.easting, self.northing]
+        metres = to_utm(lonlat, self.epsg) - np.array([self.easting, self.northing])
         return np.asarray(metres, dtype=np.float64)
 
     def to_lonlat(self, local: Doubles) -> Doubles:
         """Return longitude and latitude for metres east and north of the centre, (N, 2)."""
-        return from_utm(local + [self.easting, self.northing], self.epsg)
+        return from_utm(local + np.array([self.easting, self.northing]), self.epsg)
 
     def to_pixel(self, lonlat: npt.ArrayLike) -> Doubles:
         """Return row and column in the scene, (N, 2); the upper left corner of the extent is (0, 0)."""
@@ -254,7 +256,7 @@ class City:
 
     def _north_of(self, lonlat: Doubles) -> Doubles:
         """Return the direction of true north in the grid, degrees clockwise from grid north."""
-        here, there = to_utm(lonlat, self.epsg), to_utm(lonlat + [0.0, 1e-4], self.epsg)
+        here, there = to_utm(lonlat, self.epsg), to_utm(lonlat + np.array([0.0, 1e-4]), self.epsg)
         step = there - here
         return np.asarray(np.degrees(np.arctan2(step[:, 0], step[:, 1])), dtype=np.float64)
 
@@ -264,7 +266,8 @@ class City:
         row, column, height, width = window
         if min(window) < 0 or min(height, width) < 1 or max(row + height, column + width) > self.size:
             raise BadInputError(
-                f"The window (row, column, height, width) {window} leaves the {self.size} x {self.size} pixels of {self.name}.",
+                f"The window (row, column, height, width) {window} leaves the "
+                f"{self.size} x {self.size} pixels of {self.name}.",
                 "Choose a window inside, or a larger city: World.city(index, size).",
             )
         return window
@@ -282,17 +285,23 @@ class City:
     def _surface(self, year: int) -> Surface:
         return Surface(self._layout, self.seed, year, self.region.conifers, self.region.palms)
 
-    @lru_cache(maxsize=8)  # noqa: B019 - a city is a small, immutable value and lives as long as its world
-    def _palette(self, when: date) -> Palette:
-        return seasons.palette(self.region, self.latitude, self.seed, when)
-
     def _renderer(self, when: date) -> SceneRenderer:
         return SceneRenderer(
-            self._surface(when.year), self._palette(when), self.seed, (-self._half, self._half)
+            self._surface(when.year),
+            _palette(self.region, self.latitude, self.seed, when),
+            self.seed,
+            (-self._half, self._half),
         )
 
     def _studio(self, when: date) -> _Studio:
-        return _Studio(self, self._surface(when.year), self._palette(when), when)
+        return _Studio(
+            self, self._surface(when.year), _palette(self.region, self.latitude, self.seed, when), when
+        )
+
+
+@lru_cache(maxsize=32)
+def _palette(region: Region, latitude: float, seed: int, when: date) -> Palette:
+    return seasons.palette(region, latitude, seed, when)
 
 
 class _Studio:

@@ -1,8 +1,8 @@
-"""The plan of a place: rivers, lakes, hills and woods from layered noise, and the districts between its main roads.
+"""The plan of a place: rivers, lakes, hills and woods from layered noise, and districts between main roads.
 
 Main roads run along the borders of Voronoi cells, so they form one connected network of junctions with three
-arms. Inside of a cell (a district) streets follow a lattice of the district's own direction and width, and the
-lattice's cells are the blocks, parcels and fields.
+arms. Inside of a cell (a district) streets follow a lattice of the district's own direction and width, and
+the lattice's cells are the blocks, parcels and fields.
 """
 
 from __future__ import annotations
@@ -33,9 +33,37 @@ BEND_X, BEND_Y, RIVER, LAKE, WOODLAND, ELEVATION, VIGOUR, SPARE = range(8)
 
 # Columns of the table of districts.
 (
-    SITE_X, SITE_Y, COS, SIN, BLOCK_A, BLOCK_B, STREET, KIND, STAGGER, LOT_A, LOT_B, LOTS_A, LOTS_B, FILL_A, FILL_B,
-    LOW, HIGH, PITCH, PRESENCE, RING, MAIN_ROAD, TRACKS, MARGIN, TREES, ROOF, WALL, ROW_TREES, FLOOR, HIGH_POWER, SPARE_COLUMN,
-) = range(30)  # fmt: skip
+    SITE_X,
+    SITE_Y,
+    COS,
+    SIN,
+    BLOCK_A,
+    BLOCK_B,
+    STREET,
+    KIND,
+    STAGGER,
+    LOT_A,
+    LOT_B,
+    LOTS_A,
+    LOTS_B,
+    FILL_A,
+    FILL_B,
+    LOW,
+    HIGH,
+    PITCH,
+    PRESENCE,
+    RING,
+    MAIN_ROAD,
+    TRACKS,
+    MARGIN,
+    TREES,
+    ROOF,
+    WALL,
+    ROW_TREES,
+    FLOOR,
+    HIGH_POWER,
+    SECOND_ROOF,
+) = range(30)
 
 
 @dataclass(frozen=True)
@@ -77,7 +105,8 @@ class Layout:
         columns: Number of columns of nodes.
         rows: Number of rows of nodes.
         fields: float32 (rows x columns, 8): bend of the streets (x, y), distance to the river and to the
-            lake or sea (negative inside, about metres), woodland (positive inside), elevation in metres, vigour.
+            lake or sea (negative inside, about metres), woodland (positive inside), elevation in metres,
+            vigour.
         nearest: int32 (rows x columns, 3): the three nearest districts of a node.
         districts: float32 (districts, 30): the columns above.
         seeds: uint32 (districts,): one hash a district.
@@ -150,8 +179,8 @@ def _slow_fields(city: Character, x: Floats, y: Floats) -> Floats:
     fields[..., LAKE] = lake
     fields[..., WOODLAND] = layered_noise(x, y, 850, 4, seed_of(seed, 27)) - (0.62 - 0.95 * region.woods)
     shore = np.minimum(fields[..., RIVER], fields[..., LAKE])
-    hills = 0.6 + layered_noise(x, y, 2300, 4, seed_of(seed, 28))
-    fields[..., ELEVATION] = region.relief * np.maximum(hills, 0) * smooth_step(10, 420, shore)
+    hills = 0.6 + layered_noise(x, y, 3600, 3, seed_of(seed, 28))
+    fields[..., ELEVATION] = region.relief * np.maximum(hills, 0) * smooth_step(10, 700, shore)
     fields[..., VIGOUR] = layered_noise(x, y, 240, 4, seed_of(seed, 29))
     return fields
 
@@ -167,9 +196,9 @@ def _towns(city: Character, x: float, y: float) -> float:
             cx = (i + (uniform_of(city.seed, 31, i, j) - 0.5) * 2 * reach) * TOWN
             cy = (j + (uniform_of(city.seed, 32, i, j) - 0.5) * 2 * reach) * TOWN
             size = (
-                1250 + 900 * uniform_of(city.seed, 33, i, j)
+                700 + 900 * uniform_of(city.seed, 33, i, j)
                 if home
-                else 350 + 900 * uniform_of(city.seed, 34, i, j)
+                else 300 + 800 * uniform_of(city.seed, 34, i, j)
             )
             urban = max(urban, float(np.exp(-((np.hypot(x - cx, y - cy) / size) ** 2))))
     return urban
@@ -261,6 +290,7 @@ def _district(city: Character, key: tuple[int, int], kind: int, urban: float) ->
         style.trees * (green if kind != WOODS else 1.0) * (0.6 + 0.8 * draw(55) if kind != WOODS else 1.0)
     )
     row[ROOF] = CODE[palette[int(draw(56) ** 1.6 * len(palette))]]
+    row[SECOND_ROOF] = CODE[palette[int(draw(58) * len(palette))]]
     row[WALL] = int(draw(57) ** 1.4 * len(region.walls))
     hedges = 0.35 * (1 - region.aridity) * (region.woods > 0.03) if kind in (FIELDS, PASTURE) else 0.5 * green
     row[ROW_TREES] = hedges if kind not in (WOODS, BARREN) else 0.0

@@ -6,12 +6,13 @@ for, in whatever order, which is what lets the world be of any size without seam
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating[Any]]
+"""float32 in practice; numpy's own annotations cannot follow mixed arithmetic."""
 Integers = npt.NDArray[np.int32]
 Hashes = npt.NDArray[np.uint32]
 Bytes = npt.NDArray[np.uint8]
@@ -51,8 +52,8 @@ def hashes(first: npt.NDArray[np.integer], second: npt.NDArray[np.integer], seed
         uint32 of the broadcast shape.
     """
     word = first.astype(np.uint32) * np.uint32(0x9E3779B1)
-    word = word ^ (second.astype(np.uint32) * np.uint32(0x85EBCA77)) ^ np.asarray(seed, dtype=np.uint32)
-    return mixed(word)
+    other = second.astype(np.uint32) * np.uint32(0x85EBCA77)
+    return mixed(np.bitwise_xor(np.bitwise_xor(word, other), np.asarray(seed, dtype=np.uint32)))
 
 
 def mixed(word: Hashes) -> Hashes:

@@ -1,8 +1,8 @@
 """Universal Transverse Mercator by formula, so that the world needs no projection library.
 
-Krüger's series in the third flattening n, to its sixth power (Karney, "Transverse Mercator with an accuracy
-of a few nanometers", J. Geodesy 85, 2011, equations 9-17 and 35-36), on the ellipsoid WGS 84. Within a zone it is good to far less
-than a millimetre.
+Krüger's series in the third flattening n, to its sixth power, on the ellipsoid WGS 84 (Karney, "Transverse
+Mercator with an accuracy of a few nanometers", J. Geodesy 85, 2011, equations 7-21, 35 and 36). Within a zone
+it is good to far less than a millimetre.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def to_utm(lonlat: npt.ArrayLike, epsg: int) -> Doubles:
         northing += coefficient * np.sin(2 * order * xi) * np.cosh(2 * order * eta)
         easting += coefficient * np.cos(2 * order * xi) * np.sinh(2 * order * eta)
     metres = np.stack([easting, northing], axis=-1) * (_SCALE * _RADIUS)
-    return np.asarray(metres + [_FALSE_EASTING, _false_northing(epsg)], dtype=np.float64)
+    return np.asarray(metres + np.array([_FALSE_EASTING, _false_northing(epsg)]), dtype=np.float64)
 
 
 def from_utm(metres: npt.ArrayLike, epsg: int) -> Doubles:

@@ -1,4 +1,4 @@
-"""A city as a ten-band Sentinel-2 scene: the surface sampled at 2.5 m and averaged over 10 m and 20 m pixels."""
+"""A city as a ten-band Sentinel-2 scene: its surface sampled at 2.5 m, averaged over 10 and 20 m pixels."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ class SceneRenderer:
         )
         # A road is narrower than a pixel and still what one sees there.
         votes[COVER["road"]] *= 1.7
-        majority = votes.argmax(axis=0).astype(np.uint8)
+        majority: Bytes = votes.argmax(axis=0).astype(np.uint8)
         if snow:
             majority[np.isin(majority, [COVER["crops"], COVER["grass"], COVER["bare soil"]])] = COVER[
                 "snow and ice"
@@ -245,10 +245,11 @@ class SceneRenderer:
     def _hill_shade(self, x: Floats, y: Floats, sun: tuple[float, float]) -> Floats:
         """Return how much brighter or darker than level ground the slopes of the hills are."""
         grid_x, grid_y = (np.asarray(a, dtype=np.float32) for a in np.meshgrid(x, y))
-        reach = np.float32(25.0)
+        reach = 25.0
 
         def height(dx: float, dy: float) -> Floats:
-            return self.surface.elevation(grid_x.ravel() + dx, grid_y.ravel() + dy).reshape(grid_x.shape)
+            x, y = grid_x.ravel() + np.float32(dx), grid_y.ravel() + np.float32(dy)
+            return self.surface.elevation(x, y).reshape(grid_x.shape)
 
         east = (height(reach, 0) - height(-reach, 0)) / (2 * reach)
         north = (height(0, reach) - height(0, -reach)) / (2 * reach)

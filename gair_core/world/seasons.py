@@ -190,9 +190,9 @@ class Palette:
 
 
 _SNOWED: Final = {
-    "asphalt": 0.25, "concrete": 0.45, "paving": 0.4, "broadleaf": 0.2, "second broadleaf": 0.2, "conifer": 0.18,
-    "palm": 0.0, "shrub": 0.7, "water": 0.0, "shallow water": 0.0, "dark car": 0.2, "bright car": 0.2, "marking": 0.3,
-    "ice": 0.5, "snow": 1.0,
+    "asphalt": 0.1, "concrete": 0.4, "paving": 0.35, "broadleaf": 0.1, "second broadleaf": 0.1,
+    "conifer": 0.1, "palm": 0.0, "shrub": 0.6, "water": 0.0, "shallow water": 0.0, "dark car": 0.2,
+    "bright car": 0.2, "marking": 0.3, "ice": 0.5, "snow": 1.0,
 }  # fmt: skip
 
 
@@ -205,7 +205,9 @@ def _soils(table: Floats, region: Region) -> None:
         table[spectra.CODE[name]] *= factors if name != "sand" else np.sqrt(factors)
 
 
-def _crops(table: Floats, height: Floats, rows: Floats, region: Region, seed: int, now: Season) -> None:
+def _crops(table: Floats, growth: tuple[Floats, Floats], region: Region, seed: int, now: Season) -> None:
+    """Sow the field slots; ``growth`` takes the heights of the crops and how far rows show."""
+    height, rows = growth
     soil = table[spectra.CODE["bare soil"]]
     for slot in range(spectra.CROP_SLOTS):
         crop, ahead = crop_of_slot(region, seed, slot)
@@ -237,18 +239,18 @@ def palette(region: Region, latitude: float, seed: int, when: date) -> Palette:
     height = np.zeros(spectra.MATERIAL_COUNT, dtype=np.float32)
     rows = np.zeros(spectra.MATERIAL_COUNT, dtype=np.float32)
     _soils(table, region)
-    _crops(table, height, rows, region, seed_of(seed, when.year), now)
+    _crops(table, (height, rows), region, seed_of(seed, when.year), now)
     code = spectra.CODE
     for name in ("broadleaf", "second broadleaf"):
         early = 0.0 if name == "broadleaf" else 0.25
         autumn = min(1.0, now.autumn * (1 + early))
-        table[code[name]] = spectra.tree_in_season(table[code[name]], now.leaves, autumn)
+        table[code[name]] = spectra.tree_in_season(table[code[name]], now.leaves, autumn, yellow=early * 3)
     # Grass greens and dries with drought; it also pales in the cold.
     dormant = 0.0 if region.temperature_swing < 5.5 else 0.6 * float(smooth_step(8, 0, now.temperature))
     dry = max(now.drought, dormant)
     for name, share in (("grass", 1.0), ("garden", 0.6), ("shrub", 0.6), ("playing field", 0.4)):
         table[code[name]] = spectra.mixed_with(table[code[name]], table[code["dry grass"]], dry * share)
-    height[[code["grass"], code["dry grass"], code["shrub"]]] = 0.15, 0.3, 0.7
+    height[[code["grass"], code["dry grass"], code["shrub"]]] = 0.15, 0.3, 0.4
     wet = 0.94 + 0.12 * uniform_of(seed_of(seed, when.toordinal()), 14)
     table *= np.float32(wet)
     if now.frozen:

@@ -13,7 +13,6 @@ from gair_core.world import layout as plan
 from gair_core.world.camera import View
 from gair_core.world.noise import (
     Bytes,
-    Flags,
     Floats,
     look_up,
     look_up_smoothly,
@@ -35,9 +34,18 @@ _GLASS: Final = np.array([0.05, 0.065, 0.085], dtype=np.float32)
 _WHITE_LINE: Final = np.array([0.75, 0.75, 0.73], dtype=np.float32)
 _YELLOW_LINE: Final = np.array([0.75, 0.5, 0.06], dtype=np.float32)
 _CAR_PAINTS: Final = np.array(
-    [(0.6, 0.6, 0.6), (0.03, 0.03, 0.035), (0.75, 0.75, 0.74), (0.25, 0.26, 0.28), (0.38, 0.03, 0.03), (0.04, 0.09, 0.28), (0.12, 0.12, 0.13), (0.1, 0.18, 0.12)],
+    [
+        (0.6, 0.6, 0.6),
+        (0.03, 0.03, 0.035),
+        (0.75, 0.75, 0.74),
+        (0.25, 0.26, 0.28),
+        (0.38, 0.03, 0.03),
+        (0.04, 0.09, 0.28),
+        (0.12, 0.12, 0.13),
+        (0.1, 0.18, 0.12),
+    ],
     dtype=np.float32,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -122,9 +130,13 @@ class Shader:
         """
         colour = np.zeros((len(view.kind), 3), dtype=np.float32)
         painters = (
-            (seen.GROUND, self._ground), (seen.WALL, self._walls_of), (seen.ROOF, self._roofs),
-            (seen.FOLIAGE, self._foliage), (seen.CAR, self._cars), (seen.BARK, self._bark),
-        )  # fmt: skip
+            (seen.GROUND, self._ground),
+            (seen.WALL, self._walls_of),
+            (seen.ROOF, self._roofs),
+            (seen.FOLIAGE, self._foliage),
+            (seen.CAR, self._cars),
+            (seen.BARK, self._bark),
+        )
         for kind, painter in painters:
             index = np.flatnonzero(view.kind == kind)
             if len(index):
@@ -191,7 +203,7 @@ class Shader:
         colour *= (1 + rough * grain + (0.1 + 0.4 * self.roughness[material]) * patches)[:, None]
         tint = unit(mixed(place.block ^ np.uint32(1234)), 0)
         colour *= (0.9 + 0.2 * tint)[:, None]
-        self._rows_of_plants(colour, place.across_b, place.kind, material, distance)
+        self._rows_of_plants(colour, place.across_b, material, distance)
         self._markings(colour, place, material, distance)
         shade = self._shadow(place, light)
         colour *= self._lit(light, np.sin(light.elevation) * shade, 0.75 + 0.25 * shade)
@@ -214,13 +226,10 @@ class Shader:
             built = self.surface.buildings(there)
             crowns = self.surface.trees(there, built.top > 0)
             higher = np.maximum(built.top, crowns.top) > reach * rise
-            share[higher & (built.top <= reach * rise) & (crowns.base > reach * rise)] *= 1
             share[higher] = 0.12
         return share
 
-    def _rows_of_plants(
-        self, colour: Floats, across: Floats, kind: Bytes, material: Bytes, distance: Floats
-    ) -> None:
+    def _rows_of_plants(self, colour: Floats, across: Floats, material: Bytes, distance: Floats) -> None:
         rows = self.palette.rows[material] * ((material >= FIRST_CROP) & (distance < 90))
         if rows.any():
             stripe = np.abs((across / 0.75) % 1 - 0.5) * 4 - 1
@@ -364,15 +373,8 @@ class Shader:
         share = np.clip(z / np.maximum(view.extent[index], 0.3), 0, 1)
         tint = 0.84 + 0.32 * unit(mixed(key ^ np.uint32(1234)), 0)
         # Under the crowns of a wood it is dark, and trunks stand there.
-        under = (
-            (view.u[index] != 0)
-            & (view.extent[index] > 5.5)
-            & (share < 0.36)
-            & (material == CODE["broadleaf"])
-        )
-        stems = np.abs((around / 1.7 + 0.3 * leaves) % 1 - 0.5) < 0.09
-        colour[under] = colour[under] * 0.3
-        colour[under & stems] = _BARK
+        under = (view.wall[index] == seen.INTERIOR) & (view.extent[index] > 5.5) & (share < 0.42)
+        colour[under] *= 0.35
         colour *= (tint * (1 + np.where(tree, 0.38, 0.5) * leaves + 0.25 * clumps))[:, None]
         facing = 0.3 + 0.42 * np.clip(view.u[index], -1, 1) * np.cos(light.elevation) + 0.5 * (share - 0.4)
         facing = np.where(tree, facing + 0.12 * clumps, np.sin(light.elevation) * (0.55 + 0.45 * share))
@@ -409,9 +411,5 @@ def _developed(linear: Floats, key: int) -> Bytes:
     toned = bright * (1 + bright * np.float32(0.18)) / (1 + bright * np.float32(0.42))
     encoded = np.sqrt(np.clip(toned, 0, 1), dtype=np.float32)
     encoded *= 255
-    return np.clip(np.rint(encoded), 0, 255).astype(np.uint8)
-
-
-def is_open(kind: Bytes) -> Flags:
-    """Return where a view shows the sky."""
-    return kind == seen.SKY
+    photo: Bytes = np.clip(np.rint(encoded), 0, 255).astype(np.uint8)
+    return photo

@@ -2,18 +2,21 @@
 
 Where the shapes come from:
 
-- Crops, grass, trees and their drying: PROSAIL (PROSPECT-D by Féret et al. 2017, Remote Sens. Environ. 193; 4SAIL by
-  Verhoef et al. 2007, IEEE TGRS 45), run with the package ``prosail`` for stated leaf area indices and pigments and averaged over Sentinel-2A's bands. Canopies of trees are then darkened by
-  the shade between crowns, which 4SAIL does not have, towards the medians of forest in real Sentinel-2 scenes.
-- Soils: the dry and the wet soil of the same package.
-- Snow and ice: Warren 1982 (Rev. Geophys. 20) for the fall from visible to short-wave infrared; the level is that of
-  a Sentinel-2 scene of the Greenland ice sheet.
-- Water: the fall from blue to infrared of clear and of turbid inland water as in Lee et al. 1999 (Appl. Opt. 38).
-- Asphalt, concrete, gravel, tiles, slate, metal and painted sheet: after the manufactured materials of the ECOSTRESS spectral
-  library (Meerdink et al. 2019, Remote Sens. Environ. 230) and of the London library SLUM (Kotthaus et al. 2014, ISPRS J. 94).
+- Crops by leaf area index: PROSAIL (PROSPECT-D by Féret et al. 2017, Remote Sens. Environ. 193; 4SAIL by
+  Verhoef et al. 2007, IEEE TGRS 45), run with the package ``prosail`` over the mean of its dry and wet soil
+  and averaged over Sentinel-2A's bands.
+- Grass, dry grass, trees, ripe and autumn canopies: PROSAIL's shapes again, moved to the medians of grass
+  and forest in real Sentinel-2 scenes, because 4SAIL knows no shade between crowns.
+- Soils: between the dry and the wet soil of the same package.
+- Snow and ice: Warren 1982 (Rev. Geophys. 20) for the fall from visible to short-wave infrared, at the level
+  of a Sentinel-2 scene of the Greenland ice sheet.
+- Water: the fall from blue to infrared of clear and of turbid inland water (Lee et al. 1999, Appl. Opt. 38).
+- Asphalt, concrete, gravel, tiles, slate, metal, painted sheet: after the manufactured materials of the
+  ECOSTRESS spectral library (Meerdink et al. 2019, Remote Sens. Environ. 230) and of the London library SLUM
+  (Kotthaus et al. 2014, ISPRS J. 94).
 
-The numbers outside PROSAIL are rounded readings of those shapes at the bands' centres, not copies of the libraries'
-samples: they stand for a kind of surface, never for one specimen.
+Outside of the crops the numbers are rounded readings of those shapes at the bands' centres, not copies of the
+libraries' samples: they stand for a kind of surface, never for one specimen.
 """
 
 from __future__ import annotations
@@ -30,10 +33,10 @@ BANDS: Final = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")
 MATERIALS: Final = (
     "water", "shallow water", "ice", "snow", "broadleaf", "second broadleaf", "conifer", "palm", "shrub",
     "grass", "dry grass", "garden", "bare soil", "sand", "rock", "asphalt", "concrete", "paving", "dirt",
-    "gravel", "tiles", "slate", "metal", "gravel roof", "white roof", "blue sheet", "rusty sheet", "earth roof",
-    "dark car", "bright car", "marking", "playing field",
+    "gravel", "tiles", "slate", "metal", "gravel roof", "white roof", "blue sheet", "rusty sheet",
+    "earth roof", "dark car", "bright car", "marking", "playing field",
 )  # fmt: skip
-"""Names of the materials; a material's number is its place here. Crop slots follow from `FIRST_CROP` on."""
+"""Names of the materials; a material's number is its place here. Crops follow from `FIRST_CROP` on."""
 
 CODE: Final = {name: number for number, name in enumerate(MATERIALS)}
 FIRST_CROP: Final = len(MATERIALS)
@@ -87,6 +90,7 @@ _CROP_STAGES: Final = {
 _RIPE: Final = (760, 1200, 1560, 1950, 2400, 2650, 2900, 3050, 3000, 1950)
 _STUBBLE: Final = (950, 1330, 1760, 2040, 2280, 2460, 2660, 2790, 3350, 2650)
 _AUTUMN: Final = (330, 640, 1080, 1650, 2250, 2480, 2600, 2750, 1900, 950)
+_YELLOW: Final = (340, 960, 1000, 1550, 2450, 2700, 2800, 2900, 1850, 900)
 _BARE_TWIGS: Final = (420, 540, 620, 780, 1080, 1240, 1400, 1500, 1900, 1350)
 _BLOSSOM: Final = (420, 1700, 1500, 1750, 3000, 3900, 4000, 4050, 1950, 900)
 
@@ -117,15 +121,17 @@ def mixed_with(base: Floats, other: Floats | tuple[int, ...], share: float) -> F
     return np.asarray(base * (1 - share) + spectrum * share, dtype=np.float32)
 
 
-def tree_in_season(summer: Floats, leaves: float, autumn: float) -> Floats:
+def tree_in_season(summer: Floats, leaves: float, autumn: float, yellow: float = 0.0) -> Floats:
     """Return a deciduous crown with its leaves turned and fallen.
 
     Args:
         summer: The crown's reflectance in full leaf.
         leaves: Share of the leaves that hang, 0-1.
         autumn: Share of those that have turned, 0-1.
+        yellow: How yellow and not red they turn, 0-1.
     """
-    leafy = mixed_with(summer, _AUTUMN, autumn)
+    turned = mixed_with(np.asarray(_AUTUMN, dtype=np.float32) / 10000, _YELLOW, yellow)
+    leafy = mixed_with(summer, turned, autumn)
     return mixed_with(np.asarray(_BARE_TWIGS, dtype=np.float32) / 10000, leafy, leaves)
 
 
@@ -142,7 +148,9 @@ def crop(soil: Floats, leaf_area: float, ripeness: float, stubble: float, blosso
     levels = np.array([0.0, *_CROP_STAGES])
     stages = np.array([soil * 10000, *_CROP_STAGES.values()], dtype=np.float32) / 10000
     green = np.array([np.interp(leaf_area, levels, stages[:, band]) for band in range(len(BANDS))])
-    canopy = mixed_with(mixed_with(green.astype(np.float32), _BLOSSOM, blossom), _RIPE, ripeness)
+    # Wheel tracks and gaps show some soil in every field.
+    green = mixed_with(green.astype(np.float32), soil, 0.07)
+    canopy = mixed_with(mixed_with(green, _BLOSSOM, blossom), _RIPE, ripeness)
     return mixed_with(canopy, _STUBBLE, stubble)
 
 

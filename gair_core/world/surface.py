@@ -1,8 +1,8 @@
 """The world at any point: what covers the ground, what stands on it, and how tall that is.
 
 Scenes, labels and photos all ask this one function of place, so they agree with one another to the
-centimetre: a photo shows what the scene shows because both sample the same surface. Edges of roads, houses and
-crowns are exact and not cells of a raster, so a wall that a photo sees at a grazing angle is straight.
+centimetre: a photo shows what the scene shows because both sample the same surface. Edges of roads, houses
+and crowns are exact and not cells of a raster, so a wall that a photo sees at a grazing angle is straight.
 """
 
 from __future__ import annotations
@@ -18,16 +18,37 @@ from gair_core.world.noise import Bytes, Flags, Floats, Hashes, Integers, hashes
 from gair_core.world.spectra import CODE, CROP_SLOTS, FIRST_CROP
 
 LAND_COVER: Final = (
-    "water", "forest", "crops", "grass", "bare soil", "snow and ice", "road", "dense built-up", "sparse built-up",
-)  # fmt: skip
+    "water",
+    "forest",
+    "crops",
+    "grass",
+    "bare soil",
+    "snow and ice",
+    "road",
+    "dense built-up",
+    "sparse built-up",
+)
 """Names of the land-cover classes; a class's number is its place here."""
 
 COVER: Final = {name: number for number, name in enumerate(LAND_COVER)}
 
 _KIND_COVER: Final = np.array(
-    [COVER[name] for name in ("dense built-up", "dense built-up", "sparse built-up", "dense built-up", "grass", "crops", "grass", "forest", "bare soil")],
+    [
+        COVER[name]
+        for name in (
+            "dense built-up",
+            "dense built-up",
+            "sparse built-up",
+            "dense built-up",
+            "grass",
+            "crops",
+            "grass",
+            "forest",
+            "bare soil",
+        )
+    ],
     dtype=np.uint8,
-)  # fmt: skip
+)
 
 TREE_CELL: Final = 8.0
 _ROW_SPACING: Final = 9.0
@@ -217,12 +238,26 @@ class Surface:
         main = main_gap < centre - width
         pair = mixed(seeds + self.layout.seeds[second])
         return Place(
-            x=x, y=y, fields=fields, district=first, table=table, block=block, across_a=across_a, across_b=across_b,
-            road=np.where(main, main_gap, centre - width), road_width=np.where(main, main_width, width),
-            road_centre=np.where(main, gap, centre), along=np.where(main, bent_y * edge_x - bent_x * edge_y, along),
-            main=main, main_gap=main_gap, road_hash=np.where(main, pair, road_hash), edge_x=edge_x, edge_y=edge_y,
-            kind=table[:, plan.KIND].astype(np.uint8), side_a=side_a,
-        )  # fmt: skip
+            x=x,
+            y=y,
+            fields=fields,
+            district=first,
+            table=table,
+            block=block,
+            across_a=across_a,
+            across_b=across_b,
+            road=np.where(main, main_gap, centre - width),
+            road_width=np.where(main, main_width, width),
+            road_centre=np.where(main, gap, centre),
+            along=np.where(main, bent_y * edge_x - bent_x * edge_y, along),
+            main=main,
+            main_gap=main_gap,
+            road_hash=np.where(main, pair, road_hash),
+            edge_x=edge_x,
+            edge_y=edge_y,
+            kind=table[:, plan.KIND].astype(np.uint8),
+            side_a=side_a,
+        )
 
     def _districts(
         self, x: Floats, y: Floats, node: Integers
@@ -263,14 +298,19 @@ class Surface:
 
     def wooded(self, place: Place) -> Flags:
         """Return where natural or planted woodland grows that has not been felled lately."""
-        kind, table = place.kind, place.table
+        kind = place.kind
         natural = (place.fields[:, plan.WOODLAND] > 0) & ((kind == plan.FIELDS) | (kind == plan.PASTURE))
         woods = natural | (kind == plan.WOODS)
         # One block in twelve is felled in some year and grows back after eight.
         felled = (unit(place.block, 3) < 0.25) & (
             (self.year + (place.block & np.uint32(31)).astype(np.int32)) % 32 < 8
         )
-        return woods & ~(felled & (kind == plan.WOODS)) & (table[:, plan.TREES] >= 0)
+        grown: Flags = woods & ~(felled & (kind == plan.WOODS))
+        return grown
+
+    def greens(self, place: Place) -> Flags:
+        """Return where a block in town is a small park, a school ground or a playing field."""
+        return (place.kind <= plan.INDUSTRY) & (unit(place.block, 1) < 0.075)
 
     def buildings(self, place: Place) -> Buildings:
         """Return what is built at points."""
@@ -294,7 +334,7 @@ class Surface:
         dry = np.minimum(place.fields[:, plan.LAKE], place.fields[:, plan.RIVER]) > 9
         clear = (place.main_gap > table[:, plan.MARGIN] + np.where(ring, 0, 2)) & dry
         open_land = (place.fields[:, plan.WOODLAND] < -0.05) | (place.kind < plan.FIELDS)
-        wanted = inside & clear & open_land & (unit(key, 2) < table[:, plan.PRESENCE])
+        wanted = inside & clear & open_land & ~self.greens(place) & (unit(key, 2) < table[:, plan.PRESENCE])
         # One plot in fourteen was built on in one of the years 2015 to 2028.
         young = unit(mixed(key ^ np.uint32(77)), 0)
         built = (young >= 1 / 14) | (2015 + np.floor(young * 14 * 14) <= self.year)
@@ -306,11 +346,16 @@ class Surface:
         top = eave + table[:, plan.PITCH] * slope
         car, car_top, car_key = self._cars(place)
         return Buildings(
-            top=np.where(stands, top, car_top).astype(np.float32), eave=np.where(stands, eave, car_top).astype(np.float32),
-            car=car & ~stands, key=np.where(stands, key, car_key), lot_a=lot_x.astype(np.float32),
-            lot_b=lot_y.astype(np.float32), half_a=half_a.astype(np.float32), half_b=half_b.astype(np.float32),
+            top=np.where(stands, top, car_top).astype(np.float32),
+            eave=np.where(stands, eave, car_top).astype(np.float32),
+            car=car & ~stands,
+            key=np.where(stands, key, car_key),
+            lot_a=lot_x.astype(np.float32),
+            lot_b=lot_y.astype(np.float32),
+            half_a=half_a.astype(np.float32),
+            half_b=half_b.astype(np.float32),
             cleared=within & wanted & ~built,
-        )  # fmt: skip
+        )
 
     def _cars(self, place: Place) -> tuple[Flags, Floats, Hashes]:
         """Park cars along the kerbs of streets in town."""
@@ -355,12 +400,19 @@ class Surface:
         dome = np.where(squared < 1, dome, 0)
         top = np.where(free, tall * dome, 0)
         hollow = np.where(conifer, 0.1, np.where(palm, 0.86 - 0.1 * arch, 0.6 - 0.27 * arch + 0.04 * ragged))
-        base = np.where(wooded, 0.0, tall * hollow)
+        # A wood is seen from its rim: trunks and crowns there, and a dark mass behind them.
+        natural = (place.kind == plan.FIELDS) | (place.kind == plan.PASTURE)
+        deep = wooded & (place.road > 11) & (~natural | (place.fields[:, plan.WOODLAND] > 0.035))
+        base = np.where(deep, 0.0, tall * hollow)
         return Trees(
-            top=top.astype(np.float32), base=base.astype(np.float32), material=material, key=key,
-            offset_x=offset_x.astype(np.float32), offset_y=offset_y.astype(np.float32),
+            top=top.astype(np.float32),
+            base=base.astype(np.float32),
+            material=material,
+            key=key,
+            offset_x=offset_x.astype(np.float32),
+            offset_y=offset_y.astype(np.float32),
             trunk=free & ((offset_x**2 + offset_y**2) * radius**2 < 0.09),
-        )  # fmt: skip
+        )
 
     def _lattice_trees(self, place: Place, wooded: Flags) -> tuple[Floats, Floats, Floats, Hashes, Floats]:
         """Scatter trees over blocks: one chance in each cell of a jittered lattice."""
@@ -379,7 +431,9 @@ class Surface:
         half_a, half_b = table[:, plan.BLOCK_A] / 2, table[:, plan.BLOCK_B] / 2
         gap = np.minimum(half_a - np.abs(place.across_a - da), half_b - np.abs(place.across_b - db))
         gap = np.minimum(gap - table[:, plan.STREET], place.main_gap)
-        share = np.where(wooded, 0.97, table[:, plan.TREES])
+        # Some blocks are leafier than others.
+        share = np.where(wooded, 0.97, table[:, plan.TREES] * (0.35 + 1.3 * unit(place.block, 2)))
+        share = np.where(self.greens(place), np.float32(0.3), share)
         grows = (unit(key, 0) < share) & (gap > table[:, plan.MARGIN] + 0.5)
         squared = (da * da + db * db) / radius**2
         size = np.where(grows & (squared < 1), 1 - squared, 0)
@@ -403,6 +457,11 @@ class Surface:
         lined = unit(place.road_hash, 1) < np.where(place.main, np.minimum(share * 1.6, 0.9), share)
         rural = (place.kind >= plan.FIELDS) & (place.kind != plan.PARK)
         lined &= ~(hedge & ~rural) & ~wooded & (unit(key, 0) < 0.9)
+        # Keep whole crowns away from crossings.
+        half_a, half_b = table[:, plan.BLOCK_A] / 2, table[:, plan.BLOCK_B] / 2
+        gap_a, gap_b = half_a - np.abs(place.across_a - along), half_b - np.abs(place.across_b - along)
+        crossing = np.where(place.side_a, gap_b, gap_a) - table[:, plan.STREET]
+        lined &= place.main | ((crossing > 6) & (place.main_gap > 7))
         squared = (along * along + across * across) / radius**2
         size = np.where(lined & (squared < 1), 1 - squared, 0)
         # In the frame of the road: good enough for the light on a crown.
@@ -425,6 +484,9 @@ class Surface:
         material[(kind == plan.INDUSTRY) & (unit(built.key, 2) > 0.9)] = CODE["grass"]
         material[(kind == plan.PARK) & (unit(place.block, 0) < 0.18)] = CODE["playing field"]
         material[built.cleared & lots] = CODE["bare soil"]
+        green = self.greens(place)
+        pitch = unit(place.block, 0) < 0.3
+        material[green] = np.where(pitch[green], CODE["playing field"], CODE["grass"])
         pavement = (place.road < table[:, plan.MARGIN]) & lots & (place.road_width > 0)
         material[pavement] = CODE["paving"]
         verge = (place.road < 1.5) & ~lots & (place.road_width > 0) & (kind != plan.BARREN)
@@ -433,8 +495,9 @@ class Surface:
 
     def _roads_and_water(self, place: Place, material: Bytes) -> Bytes:
         shore = np.minimum(place.fields[:, plan.LAKE], place.fields[:, plan.RIVER])
-        beach = (shore < 6 + 5 * place.fields[:, plan.VIGOUR]) & (place.kind >= plan.PARK)
-        material[beach] = CODE["sand"]
+        bank = (shore < 5 + 4 * place.fields[:, plan.VIGOUR]) & (place.kind >= plan.PARK)
+        lake = place.fields[:, plan.LAKE] < place.fields[:, plan.RIVER]
+        material[bank] = np.where(lake[bank], CODE["sand"], CODE["shrub"])
         material[shore < 0] = CODE["shallow water"]
         material[shore < -14] = CODE["water"]
         road = self._road_on_ground(place)
@@ -472,7 +535,9 @@ class Surface:
         )
         mixed_key = mixed(built.key ^ np.uint32(3))
         other = odd[(mixed_key & np.uint32(3)).astype(np.int32)]
-        roof = np.where(unit(mixed_key, 1) < 0.2, other, common)
+        second = place.table[:, plan.SECOND_ROOF].astype(np.uint8)
+        draw = unit(mixed_key, 1)
+        roof = np.where(draw < 0.16, other, np.where(draw < 0.42, second, common))
         car = np.where(unit(mixed_key, 2) < 0.5, CODE["dark car"], CODE["bright car"])
         return np.where(built.car, car, roof).astype(np.uint8)
 

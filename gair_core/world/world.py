@@ -13,8 +13,32 @@ from gair_core.world.noise import seed_of, uniform_of
 from gair_core.world.projection import to_utm, utm_epsg
 from gair_core.world.regions import REGIONS, Region
 
-_FIRST: Final = ("Al", "Bren", "Cor", "Dun", "El", "Far", "Gal", "Hal", "Ist", "Kal", "Lor", "Mar", "Nor", "Or", "Pel",
-                 "Quin", "Ros", "San", "Tor", "Ul", "Val", "Wes", "Yar", "Zel")  # fmt: skip
+_FIRST: Final = (
+    "Al",
+    "Bren",
+    "Cor",
+    "Dun",
+    "El",
+    "Far",
+    "Gal",
+    "Hal",
+    "Ist",
+    "Kal",
+    "Lor",
+    "Mar",
+    "Nor",
+    "Or",
+    "Pel",
+    "Quin",
+    "Ros",
+    "San",
+    "Tor",
+    "Ul",
+    "Val",
+    "Wes",
+    "Yar",
+    "Zel",
+)
 _MIDDLE: Final = ("", "a", "e", "i", "o", "an", "en", "is", "or", "um")
 _LAST: Final = (
     "burg",
@@ -58,15 +82,15 @@ class World:
 
         Args:
             index: From 0; consecutive cities lie in different regions, and all regions get equally many.
-            size: Height and width of its extent in pixels of 10 m; an even number. What stands at a place does not
-                depend on it.
+            size: Height and width of its extent in pixels of 10 m; an even number. What stands at a place
+                does not depend on it.
 
         Raises:
             BadInputError: A negative index, or a size that is odd or below 16.
         """
         if index < 0 or size < 16 or size % 2:
             raise BadInputError(
-                f"Found city {index} of {size} pixels, wanted an index from 0 and an even size of at least 16.",
+                f"Found city {index} of {size} pixels, wanted an index from 0 and an even size from 16.",
                 "A city of 512 pixels covers 5.12 km.",
             )
         region = self.regions[index % len(REGIONS)]
@@ -78,9 +102,15 @@ class World:
         # Centres on whole 20 m pixels, so that the two grids of the instrument fall together.
         easting, northing = np.round(to_utm((longitude, latitude), epsg) / 20) * 20
         return City(
-            name=self._name(index), region=region, index=index, seed=seed, epsg=epsg, easting=float(easting),
-            northing=float(northing), size=size,
-        )  # fmt: skip
+            name=self._name(index),
+            region=region,
+            index=index,
+            seed=seed,
+            epsg=epsg,
+            easting=float(easting),
+            northing=float(northing),
+            size=size,
+        )
 
     def _name(self, index: int) -> str:
         """Return a name; the digits of a scrambled index in syllables, so no two cities share one."""
