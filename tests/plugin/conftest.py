@@ -51,6 +51,12 @@ if HAS_QGIS:
     _SETTINGS = _isolate_settings()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call() -> None:
+    """Keep pytest's note of the current test constant: a changed environment restarts the worker."""
+    os.environ["PYTEST_CURRENT_TEST"] = "a test of the plugin"
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real scenes, photos and parity data that developers keep beside the checkout."""
