@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -20,7 +21,6 @@ from package import version
 from stage import NAME, ROOT
 
 GAIR_PYTHON = Path(sys.executable)
-PROFILE = ROOT / "build" / "demo-profile"
 UNTRAINED = "The model is the untrained demo: the pictures show that everything works, not what GAIR knows."
 
 
@@ -40,9 +40,10 @@ def main() -> None:
     else:
         scene, photos = options.scene.absolute(), options.photos and options.photos.absolute()
     say(UNTRAINED)
-    process = Process(PROFILE)
-    process.install(ROOT / "build" / f"{NAME}-{version()}.zip")
-    made = run_algorithms(process, scene, photos, folder)
+    with tempfile.TemporaryDirectory(prefix="gair-profile-") as profile:
+        process = Process(Path(profile))
+        process.install(ROOT / "build" / f"{NAME}-{version()}.zip")
+        made = run_algorithms(process, scene, photos, folder)
     pictures = [picture(options.qgis_python, folder, title, scene, layers) for title, layers in made.items()]
     say("Pictures:\n" + "\n".join(f"  {path}" for path in pictures))
     say(UNTRAINED)
@@ -75,11 +76,10 @@ class Process:
     """``qgis_process`` with a profile of its own.
 
     Args:
-        profile: The profile's folder; what it held is removed.
+        profile: An empty folder.
     """
 
     def __init__(self, profile: Path) -> None:
-        shutil.rmtree(profile, ignore_errors=True)
         self._plugins = profile / "profiles" / "default" / "python" / "plugins"
         self._plugins.mkdir(parents=True)
         # On Debian 12 the wrapper adds an option that the program does not know.
