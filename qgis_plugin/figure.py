@@ -14,6 +14,7 @@ from qgis.core import (
     QgsProcessingContext,
     QgsProcessingFeedback,
     QgsProcessingLayerPostProcessorInterface,
+    QgsProject,
     QgsRasterLayer,
     QgsSingleSymbolRenderer,
     QgsVectorLayer,
@@ -80,30 +81,30 @@ def make_see_through(path: str, feedback: QgsProcessingFeedback) -> None:
         )
 
 
-class Figure(QgsProcessingLayerPostProcessorInterface):
-    """Makes the paper's figures of the layers of one run when they are loaded: stars above a ramp of colours.
+class Figure:
+    """The layers of one run, in order when they are loaded: stars above ramps of colours.
 
-    Processing loads outputs without the style that lies beside or in them.
+    Processing loads outputs without the style that lies beside or in them, and in any order.
     """
 
-    # Processing does not own post-processors, and needs them after the algorithm is gone.
+    # What PyQGIS knows of a post-processor has to live until the layer is loaded, longer than the algorithm.
     _kept: ClassVar[deque[Figure]] = deque(maxlen=64)
 
     def __init__(self) -> None:
-        super().__init__()
         self._points: list[str] = []
         self._rasters: list[str] = []
+        self._arrangers: list[_Arranger] = []
         Figure._kept.append(self)
 
     def watch(self, context: QgsProcessingContext, destination: str) -> None:
         """Take part in the loading of an output, if it is to be loaded."""
         if context.willLoadLayerOnCompletion(destination):
-            context.layerToLoadOnCompletionDetails(destination).setPostProcessor(self)
+            # The context deletes post-processors in the end, so that no two layers may share one.
+            self._arrangers.append(_Arranger(self))
+            context.layerToLoadOnCompletionDetails(destination).setPostProcessor(self._arrangers[-1])
 
-    def postProcessLayer(
-        self, layer: QgsMapLayer, context: QgsProcessingContext, feedback: QgsProcessingFeedback
-    ) -> None:
-        """Style a layer, and keep points above the run's rasters."""
+    def arrange(self, layer: QgsMapLayer, project: QgsProject | None) -> None:
+        """Style a layer that was loaded, and keep points above the run's rasters."""
         if isinstance(layer, QgsRasterLayer):
             layer.loadDefaultStyle()
             self._rasters.append(layer.id())
@@ -111,10 +112,23 @@ class Figure(QgsProcessingLayerPostProcessorInterface):
             apply_star_style(layer)
             self._points.append(layer.id())
         layer.triggerRepaint()
-        project = context.project()
         if project is not None:
             for identifier in self._points:
                 _raise_above(project.layerTreeRoot(), identifier, self._rasters)
+
+
+class _Arranger(QgsProcessingLayerPostProcessorInterface):
+    """Calls a figure when a layer has been loaded."""
+
+    def __init__(self, figure: Figure) -> None:
+        super().__init__()
+        self._figure = figure
+
+    def postProcessLayer(
+        self, layer: QgsMapLayer, context: QgsProcessingContext, feedback: QgsProcessingFeedback
+    ) -> None:
+        """Arrange the layer."""
+        self._figure.arrange(layer, context.project())
 
 
 def _raise_above(root: QgsLayerTree, identifier: str, below: Sequence[str]) -> None:
