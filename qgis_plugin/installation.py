@@ -190,7 +190,7 @@ def plan(build: Build) -> list[Step]:
     # Progress for programs came with pip 24.1, the pip that Python brings may be older.
     steps = [
         *_environment_steps(build),
-        Step(tr("Update pip"), (*pip, "--upgrade", *index, "pip>=24.1"), 0.04),
+        Step(tr("Update pip"), (*pip, "--upgrade", "--progress-bar", "off", *index, "pip>=24.1"), 0.04),
     ]
     pinned = (*pip, "--progress-bar", "raw", "--constraint", str(build.core / "requirements.lock"))
     separate = torch_index(options, build.machine.platform)

@@ -57,7 +57,7 @@ class CheckEnvironmentAlgorithm(GairAlgorithm):
         """Add the parameters and outputs."""
         self.add_model()
         self.add_device()
-        report = QgsProcessingParameterFileDestination("REPORT", tr("Report"), tr("HTML files (*.html)"))
+        report = QgsProcessingParameterFileDestination("HTML", tr("Report"), tr("HTML files (*.html)"))
         report.setCreateByDefault(False)
         self.add(report, tr("An HTML file to write the report to. Default: only the log."), optional=True)
         self.addOutput(QgsProcessingOutputBoolean("OK", tr("Whether everything works")))
@@ -85,10 +85,10 @@ class CheckEnvironmentAlgorithm(GairAlgorithm):
                 feedback.pushInfo(line)
         feedback.pushInfo(conclusion(ok))
         outputs = {"OK": ok, "PYTHON": interpreter.path if interpreter else "", "TEXT": text}
-        destination = self.parameterAsFileOutput(parameters, "REPORT", context)
+        destination = self.parameterAsFileOutput(parameters, "HTML", context)
         if destination:
             write_report(Path(destination), as_html(findings, ok))
-            outputs["REPORT"] = destination
+            outputs["HTML"] = destination
         return outputs
 
     def _test(self, request: dict[str, Any], feedback: QgsProcessingFeedback) -> list[Finding]:

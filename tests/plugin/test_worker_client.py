@@ -1,4 +1,4 @@
-"""Tests of qgis_plugin/worker_client.py and worker_process.py: the real worker, and stand-ins that misbehave."""
+"""Tests of the worker's client and process: the real worker, and stand-ins that misbehave."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(gair_python: Path) -> Iterator[WorkerClient]:
-    """A client of the real worker."""
+    """A client of the real worker, which takes seconds to start: tests share it, and some of them end it."""
     client = WorkerClient(lambda: launch_of(gair_python))
     yield client
     client.close()
@@ -103,7 +103,7 @@ def client_of(python: Path) -> Iterator[WorkerClient]:
 # The real worker.
 
 
-def test_one_worker_serves_all_requests_and_ends_with_the_client(client: WorkerClient) -> None:
+def test_one_worker_serves_all_requests(client: WorkerClient) -> None:
     assert client.greeting is None
     first = client.run("models", {})
     process = client.process_id
@@ -113,11 +113,6 @@ def test_one_worker_serves_all_requests_and_ends_with_the_client(client: WorkerC
     assert client.run("models", {}) == first
     assert time.monotonic() - start < 0.5
     assert client.process_id == process
-    client.close()
-    assert not is_alive(process)
-    assert client.greeting is None
-    with pytest.raises(WorkerError, match="switched off"):
-        client.run("models", {})
 
 
 def test_progress_arrives_on_the_calling_thread(client: WorkerClient) -> None:
@@ -188,7 +183,7 @@ def test_cancel_in_mid_run_leaves_no_file_and_the_worker(
         client.run(
             "embed",
             embed_request(scene, tmp_path / "out.tif"),
-            report=lambda fraction, message: seen.append(fraction),
+            report=lambda fraction, _: seen.append(fraction),
             cancelled=lambda: any(0 < fraction < 1 for fraction in seen),
         )
     assert caught.value.kind == "cancelled"
@@ -208,7 +203,15 @@ def test_a_callback_that_fails_cancels_the_task(client: WorkerClient, scene: Pat
     assert client.run("models", {})["models"]
 
 
-def test_closing_during_a_run_ends_both(client: WorkerClient, scene: Path, tmp_path: Path) -> None:
+def test_a_worker_that_died_while_idle_is_replaced(client: WorkerClient) -> None:
+    client.run("models", {})
+    os.kill(client.process_id, signal.SIGKILL)
+    wait_until(lambda: client.process_id is None)
+    assert client.run("models", {})["models"]
+
+
+def test_closing_during_a_run_ends_both(gair_python: Path, scene: Path, tmp_path: Path) -> None:
+    client = WorkerClient(lambda: launch_of(gair_python))
     errors: list[WorkerError] = []
     running = threading.Event()
 
@@ -217,7 +220,7 @@ def test_closing_during_a_run_ends_both(client: WorkerClient, scene: Path, tmp_p
             client.run(
                 "embed",
                 embed_request(scene, tmp_path / "out.tif"),
-                report=lambda fraction, message: running.set(),
+                report=lambda *_: running.set(),
             )
         except WorkerError as error:
             errors.append(error)
@@ -231,21 +234,9 @@ def test_closing_during_a_run_ends_both(client: WorkerClient, scene: Path, tmp_p
     assert [error.kind for error in errors] == ["cancelled"]
     assert not is_alive(process)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_release_ends_the_worker_and_the_next_request_starts_one(client: WorkerClient) -> None:
-    client.run("models", {})
-    process = client.process_id
-    client.release()
-    assert not is_alive(process)
-    assert client.run("models", {})["models"]
-
-
-def test_a_worker_that_died_while_idle_is_replaced(client: WorkerClient) -> None:
-    client.run("models", {})
-    os.kill(client.process_id, signal.SIGKILL)
-    wait_until(lambda: client.process_id is None)
-    assert client.run("models", {})["models"]
+    assert client.greeting is None
+    with pytest.raises(WorkerError, match="switched off"):
+        client.run("models", {})
 
 
 def test_the_worker_ends_when_its_owner_is_killed(gair_python: Path) -> None:
@@ -269,7 +260,7 @@ def test_the_worker_ends_when_its_owner_is_killed(gair_python: Path) -> None:
     owner.kill()
     owner.wait()
     owner.stdout.close()
-    wait_until(lambda: not is_alive(worker), 4)
+    wait_until(lambda: not is_alive(worker), 30)
 
 
 # What may be wrong with an interpreter.
@@ -478,8 +469,12 @@ def test_leftovers_are_found_beside_and_inside_outputs_and_old_files_come_back(t
 
 
 def test_cancel_while_waiting_for_another_caller(stand_in: Callable[[str], Path]) -> None:
+    def call() -> None:
+        with pytest.raises(WorkerError):
+            client.run("models", {})
+
     with client_of(stand_in(ANSWER + "    sys.stdin.read()")) as client:
-        thread = threading.Thread(target=lambda: pytest.raises(WorkerError, client.run, "models", {}))
+        thread = threading.Thread(target=call)
         thread.start()
         wait_until(lambda: client.process_id)
         start = time.monotonic()
@@ -489,6 +484,16 @@ def test_cancel_while_waiting_for_another_caller(stand_in: Callable[[str], Path]
         os.kill(client.process_id, signal.SIGKILL)
         thread.join(10)
         assert not thread.is_alive()
+
+
+def test_release_ends_the_worker_and_the_next_request_starts_one(stand_in: Callable[[str], Path]) -> None:
+    python = stand_in(ANSWER + "    answer(result={'process': os.getpid()})\n    sys.stdin.read()")
+    with client_of(python) as client:
+        client.release()
+        first = client.run("models", {})["process"]
+        client.release()
+        assert not is_alive(first)
+        assert client.run("models", {})["process"] != first
 
 
 def test_another_interpreter_counts_at_once(stand_in: Callable[[str], Path], tmp_path: Path) -> None:
