@@ -15,6 +15,7 @@ from typing import Any
 from osgeo import gdal
 from qgis.core import (
     QgsCoordinateReferenceSystem,
+    QgsCoordinateTransform,
     QgsFeature,
     QgsFeatureSink,
     QgsField,
@@ -27,6 +28,7 @@ from qgis.core import (
     QgsVectorLayer,
     QgsWkbTypes,
 )
+from qgis.PyQt.QtCore import QVariant
 
 from .figure import save_star_style
 from .photo_input import ROW, Rows
@@ -107,14 +109,18 @@ def read_result(path: Path) -> Rows:
 
 def write_features(
     joined: Joined,
+    destination: object,
     make_sink: Callable[[QgsFields, Any, QgsCoordinateReferenceSystem], tuple[Any, str]],
+    context: QgsProcessingContext,
     feedback: QgsProcessingFeedback,
 ) -> str:
     """Write features to a sink of Processing, with their style where the format can keep one.
 
     Args:
         joined: What to write.
+        destination: The parameter's value; a CSV, in which QGIS keeps no geometry, gets columns of places.
         make_sink: `parameterAsSink` for fields, geometry type and CRS.
+        context: The run's context.
         feedback: Told about failures of the style.
 
     Returns:
@@ -123,7 +129,9 @@ def write_features(
     Raises:
         QgsProcessingException: The destination cannot be written.
     """
-    sink, destination = make_sink(joined.fields, joined.geometry_type, joined.crs)
+    if destination_text(destination, context).lower().endswith(".csv"):
+        joined = _with_places(joined, context)
+    sink, written = make_sink(joined.fields, joined.geometry_type, joined.crs)
     if sink is None:
         raise QgsProcessingException(
             tr("The points cannot be written: their destination cannot be made. Choose another one.")
@@ -132,13 +140,35 @@ def write_features(
         if not sink.addFeature(feature, QgsFeatureSink.Flag.FastInsert):
             raise QgsProcessingException(
                 tr("Writing {destination} failed: {message}").format(
-                    destination=destination, message=sink.lastError()
+                    destination=written, message=sink.lastError()
                 )
             )
     # The file is complete when its sink is gone.
     del sink
-    save_star_style(destination, feedback)
-    return destination
+    save_star_style(written, feedback)
+    return written
+
+
+def _with_places(joined: Joined, context: QgsProcessingContext) -> Joined:
+    """Add columns of longitude and latitude, in degrees of WGS 84, unless there are such columns already."""
+    if "lon" in joined.fields.names() and "lat" in joined.fields.names():
+        return joined
+    lonlat = QgsCoordinateReferenceSystem("EPSG:4326")
+    transform = QgsCoordinateTransform(joined.crs, lonlat, context.transformContext())
+    places = QgsFields()
+    for name in ("lon", "lat"):
+        places.append(QgsField(name, QVariant.Double))
+    fields = QgsProcessingUtils.combineFields(joined.fields, places)
+    features = []
+    for feature in joined.features:
+        extended = QgsFeature(fields)
+        extended.setGeometry(feature.geometry())
+        # Every point that gair_core used has been in longitude and latitude before.
+        vertex = next(feature.geometry().vertices())
+        point = transform.transform(vertex.x(), vertex.y())
+        extended.setAttributes([*feature.attributes(), point.x(), point.y()])
+        features.append(extended)
+    return Joined(fields, joined.crs, joined.geometry_type, features)
 
 
 def check_destination(value: object, context: QgsProcessingContext, layer_path: str = "") -> None:

@@ -120,7 +120,9 @@ class LocatePhotosAlgorithm(TableAlgorithm):
         def make_sink(*shape: object) -> tuple[Any, str]:
             return self.parameterAsSink(parameters, "OUTPUT", context, *shape)
 
-        output = write_features(self._places(found, listed), make_sink, feedback)
+        output = write_features(
+            self._places(found, listed), parameters.get("OUTPUT"), make_sink, context, feedback
+        )
         Figure().watch(context, output)
         return {"OUTPUT": output}
 

@@ -226,7 +226,9 @@ class PhotoSimilarityAlgorithm(TableAlgorithm):
         def make_sink(*shape: object) -> tuple[Any, str]:
             return self.parameterAsSink(parameters, "OUTPUT_PHOTOS", context, *shape)
 
-        return write_features(join_result(rows, scores, _SCORES), make_sink, feedback)
+        return write_features(
+            join_result(rows, scores, _SCORES), parameters.get("OUTPUT_PHOTOS"), make_sink, context, feedback
+        )
 
 
 def _rasters_in(folder: Path) -> dict[Path, tuple[int, int]]:

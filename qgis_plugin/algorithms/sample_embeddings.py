@@ -84,5 +84,7 @@ class SampleEmbeddingsAlgorithm(TableAlgorithm):
             return self.parameterAsSink(parameters, "OUTPUT", context, *shape)
 
         columns = [f"embedding_{index}" for index in range(result["dimensions"])]
-        output = write_features(join_result(rows, sampled, columns), make_sink, feedback)
+        output = write_features(
+            join_result(rows, sampled, columns), parameters.get("OUTPUT"), make_sink, context, feedback
+        )
         return {"OUTPUT": output, "LEFT_OUT": result["left_out"]}

@@ -105,3 +105,13 @@ def saved(layer: QgsVectorLayer, path: Path, driver: str = "GPKG") -> QgsVectorL
     )
     assert error == QgsVectorFileWriter.WriterError.NoError, message
     return QgsVectorLayer(str(path), path.stem, "ogr")
+
+
+def layer_of(output: object) -> QgsVectorLayer:
+    """An output of processing.run as a layer, whether temporary layers are files or not."""
+    return output if isinstance(output, QgsVectorLayer) else QgsVectorLayer(output, "output", "ogr")
+
+
+def without_fid(layer: QgsVectorLayer) -> list[str]:
+    """Names of fields, without the key that GeoPackages add."""
+    return [name for name in layer.fields().names() if name != "fid"]
