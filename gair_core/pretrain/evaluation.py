@@ -90,10 +90,13 @@ class EvaluationReader:
 
     def read(self, row: int) -> Batch:
         """Read one sample."""
+        return self.dataset.read(Draw(row, -1, row), self.date(row))
+
+    def date(self, row: int) -> int:
+        """Return the date of the scene that is shown with a sample."""
         samples = self.store.samples
         tile = self.store.tile(str(samples.tile[row]))
-        date = date_of_season(tile, str(samples.taken[row]), float(samples.lonlat[row, 1]))
-        return self.dataset.read(Draw(row, -1, row), date)
+        return date_of_season(tile, str(samples.taken[row]), float(samples.lonlat[row, 1]))
 
     def batches(self, rows: Indices, size: int | None = None) -> Iterator[tuple[Indices, Inputs]]:
         """Yield rows with the encoders' inputs, on the model's device."""
@@ -114,11 +117,11 @@ def season(date: str, latitude: float) -> int:
     return (month % 12 // 3 + (2 if latitude < 0 else 0)) % 4
 
 
-def date_of_season(tile: TileHeader, taken: str, latitude: float) -> int | None:
-    """Return the tile's valid date that is nearest in season to a photo's; None where that is unknown."""
-    usable = [number for number, fraction in enumerate(tile.valid_fraction) if fraction > 0]
-    if not taken or not usable:
-        return None
+def date_of_season(tile: TileHeader, taken: str, latitude: float) -> int:
+    """Return the tile's valid date nearest in season to a photo's; the first where that is unknown."""
+    usable = [number for number, fraction in enumerate(tile.valid_fraction) if fraction > 0] or [0]
+    if not taken:
+        return usable[0]
     wanted = day_of_year(taken)
 
     def apart(number: int) -> tuple[bool, float]:

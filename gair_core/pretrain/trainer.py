@@ -346,7 +346,7 @@ class _Run:
         vitals = {
             "epoch": self.progress.step / max(len(self.indices) // self.config.sampling.batch_size, 1),
             "learning_rate": max(group["lr"] for group in self.optimizer.param_groups),
-            "temperature": 1 / float(self.model.logit_scale),
+            "temperature": 1 / float(self.model.logit_scale.detach()),
             "unreadable_photos": float(self.progress.unreadable),
         }
         if self.fabric.device.type == "cuda":

@@ -30,8 +30,8 @@ def make_tile(name: str, seed: int, *, dates: int = 2, size: int = 40) -> Tile:
 
 
 def make_photo(tile: Tile, row: float, col: float) -> Image.Image:
-    """A photo whose colour is that of the ground at its place."""
-    dn = tile.reflectance[0, [2, 1, 0], int(row), int(col)] / 4100 * 255
+    """A photo whose upper half has the colour of the ground at its place, in June."""
+    dn = tile.reflectance[-1, [2, 1, 0], int(row), int(col)] / 4100 * 255
     pixels = np.broadcast_to(dn.astype(np.uint8), (24, 32, 3)).copy()
     pixels[12:] //= 2
     return Image.fromarray(pixels)
