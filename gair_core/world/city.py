@@ -18,13 +18,10 @@ from gair_core.world.camera import REACH, Camera
 from gair_core.world.noise import Bytes, Flags, Floats, seed_of, uniform_of
 from gair_core.world.projection import Doubles, from_utm, to_utm
 from gair_core.world.regions import Region
-from gair_core.world.scene import PIXEL, SceneRenderer, Weather, sees_ground
+from gair_core.world.scene import PIXEL, SceneRenderer, Weather, Window, sees_ground
 from gair_core.world.seasons import Palette
 from gair_core.world.shading import Shader, light_of
 from gair_core.world.surface import Surface
-
-Window = tuple[int, int, int, int]
-"""First row, first column, height and width in pixels."""
 
 _OVERPASS: float = 10.5
 """True solar time at which Sentinel-2 passes, in hours."""
@@ -102,7 +99,8 @@ class City:
     ) -> npt.NDArray[np.uint16]:
         """Return the ten-band scene of a day.
 
-        Pixels do not depend on the window: a part of a scene equals that part of the whole.
+        Pixels do not depend on the window: a part of a scene equals that part of the whole. Further days of a
+        year are drawn in a fraction of the first one's time.
 
         Args:
             when: The day.
@@ -117,14 +115,16 @@ class City:
         Raises:
             BadInputError: The window leaves the city's extent.
         """
-        renderer = self._renderer(when)
+        renderer = _renderer(self, when.year, self._checked(window))
+        palette = _palette(self.region, self.latitude, self.seed, when)
         sun = seasons.sun(self.latitude, when, _OVERPASS)
-        return renderer.draw(self._checked(window), sun, self._weather(when, clouds, haze))
+        return renderer.draw(palette, sun, self._weather(when, clouds, haze))
 
     def clear(self, when: date, window: Window | None = None, *, clouds: float = 0.0) -> Flags:
         """Return where the scene of a day shows the ground and not a cloud, bool of shape (H, W)."""
         weather = self._weather(when, clouds, None)
-        return sees_ground(self._renderer(when).clouds(self._checked(window), weather)[0])
+        renderer = _renderer(self, when.year, self._checked(window))
+        return sees_ground(renderer.clouds(weather)[0])
 
     def land_cover(self, when: date = date(2023, 7, 1), window: Window | None = None) -> Bytes:
         """Return the true land cover of a day.
@@ -137,7 +137,7 @@ class City:
             Index into `gair_core.world.LAND_COVER` of what covers most of each pixel, uint8 of shape (H, W).
         """
         snow = seasons.season(self.region, self.latitude, when).snow > 0.6
-        return self._renderer(when).cover(self._checked(window), snow)
+        return _renderer(self, when.year, self._checked(window)).cover(snow)
 
     def photo_positions(self, count: int, seed: int = 0) -> Viewpoints:
         """Choose places on roads to take photos from, all over the extent, and directions to look in.
@@ -152,7 +152,7 @@ class City:
             BadInputError: There is too little road in the extent.
         """
         rng = np.random.default_rng([self.seed, seed, count])
-        surface = self._surface(2023)
+        surface = self.surface(2023)
         half = self._half - PIXEL
         found: list[tuple[Floats, Floats, Floats]] = []
         total = 0
@@ -282,26 +282,26 @@ class City:
         reach = self._half + REACH + 200
         return plan.plan(plan.character(self.seed, self.region), -reach, -reach, 2 * reach, 2 * reach)
 
-    def _surface(self, year: int) -> Surface:
+    def surface(self, year: int) -> Surface:
+        """Return the surface of a year, in metres from the centre; it reaches 1.5 km beyond the extent."""
         return Surface(self._layout, self.seed, year, self.region.conifers, self.region.palms)
-
-    def _renderer(self, when: date) -> SceneRenderer:
-        return SceneRenderer(
-            self._surface(when.year),
-            _palette(self.region, self.latitude, self.seed, when),
-            self.seed,
-            (-self._half, self._half),
-        )
 
     def _studio(self, when: date) -> _Studio:
         return _Studio(
-            self, self._surface(when.year), _palette(self.region, self.latitude, self.seed, when), when
+            self, self.surface(when.year), _palette(self.region, self.latitude, self.seed, when), when
         )
 
 
 @lru_cache(maxsize=32)
 def _palette(region: Region, latitude: float, seed: int, when: date) -> Palette:
     return seasons.palette(region, latitude, seed, when)
+
+
+@lru_cache(maxsize=1)
+def _renderer(city: City, year: int, window: Window) -> SceneRenderer:
+    """Return a renderer; the last one is kept, so that a year's scenes and labels sample the surface once."""
+    half = city.size // 2 * PIXEL
+    return SceneRenderer(city.surface(year), city.seed, (-half, half), window)
 
 
 class _Studio:

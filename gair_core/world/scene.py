@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Final
 
 import numpy as np
@@ -36,6 +37,11 @@ _STEP: Final = PIXEL / SAMPLES
 _CHUNK: Final = 1 << 16
 _COARSE: Final = (3, 4, 5, 7, 8, 9)
 """Bands that the instrument takes at 20 m."""
+
+_SNOWY: Final = (COVER["crops"], COVER["grass"], COVER["bare soil"])
+
+Window = tuple[int, int, int, int]
+"""First row, first column, height and width in pixels."""
 
 _REACH: Final = 48
 """How far a shadow is followed, in samples."""
@@ -142,104 +148,100 @@ def _shadows(top: npt.NDArray[np.float16], azimuth: float, elevation: float, mar
     return lit
 
 
+@lru_cache(maxsize=4)
 def _texture_of(seed: int) -> Floats:
     return texture(seed_of(seed, 71), 0.6)
 
 
 class SceneRenderer:
-    """Draws scenes of one city.
+    """Draws a window of a city on any days of one year; the surface is sampled once.
 
     Args:
-        surface: The city's surface in the scene's year.
-        palette: Its materials on the day.
+        surface: The city's surface in that year.
         seed: The city's seed.
         origin: Local coordinates (metres) of the upper left corner of pixel (0, 0).
+        window: First row, first column, height and width in pixels.
     """
 
-    def __init__(self, surface: Surface, palette: Palette, seed: int, origin: tuple[float, float]) -> None:
+    def __init__(self, surface: Surface, seed: int, origin: tuple[float, float], window: Window) -> None:
         self.surface = surface
-        self.palette = palette
         self.seed = seed
         self.origin = origin
+        self.window = window
+        row, column, height, width = window
+        # Whole 20 m pixels, each with a neighbour for the blur.
+        self._rows = (row - 2) // 2 * 2, -(-(row + height + 2) // 2) * 2
+        self._columns = (column - 2) // 2 * 2, -(-(column + width + 2) // 2) * 2
 
-    def draw(
-        self, window: tuple[int, int, int, int], sun: tuple[float, float], weather: Weather
-    ) -> npt.NDArray[np.uint16]:
+    @cached_property
+    def _samples(self) -> _Samples:
+        return _sample(self.surface, *self._axes)
+
+    @cached_property
+    def _axes(self) -> tuple[Floats, Floats]:
+        """Return x and y of the samples, with a margin that shadows may fall from."""
+        margin = _REACH // SAMPLES
+        rows, columns = self._rows, self._columns
+        return _axes(
+            self.origin, (rows[0] - margin, rows[1] + margin), (columns[0] - margin, columns[1] + margin)
+        )
+
+    def draw(self, palette: Palette, sun: tuple[float, float], weather: Weather) -> npt.NDArray[np.uint16]:
         """Return surface reflectance in DN.
 
         Args:
-            window: First row, first column, height and width in pixels.
+            palette: The materials on the day.
             sun: Azimuth and elevation in degrees.
             weather: Haze and clouds.
 
         Returns:
             uint16 of shape (10, H, W), reflectance x 10000.
         """
-        row, column, height, width = window
-        # Whole 20 m pixels, and one more around for the blur.
-        low_row, low_column = (row - 1) // 2 * 2, (column - 1) // 2 * 2
-        rows, columns = (
-            (low_row, -(-(row + height + 1) // 2) * 2),
-            (low_column, -(-(column + width + 1) // 2) * 2),
-        )
-        reflectance = self._surface_reflectance(rows, columns, sun)
-        reflectance = _blurred(reflectance)
-        inner = (
-            slice(row - rows[0], row - rows[0] + height),
-            slice(column - columns[0], column - columns[0] + width),
-        )
+        row, column, height, width = self.window
+        reflectance = _blurred(self._surface_reflectance(palette, sun))
         for band in _COARSE:
             coarse = _means(reflectance[band], 2)
             reflectance[band] = np.repeat(np.repeat(coarse, 2, axis=0), 2, axis=1)
-        image = np.ascontiguousarray(reflectance[:, inner[0], inner[1]])
-        self._add_air(image, row, column, weather, sun)
-        self._add_noise(image, row, column)
+        top, left = row - self._rows[0], column - self._columns[0]
+        image = np.ascontiguousarray(reflectance[:, top : top + height, left : left + width])
+        self._add_air(image, weather, sun)
+        self._add_noise(image)
         return np.clip(np.rint(image * 10000), 1, 16000).astype(np.uint16)
 
-    def cover(self, window: tuple[int, int, int, int], snow: bool) -> Bytes:
+    def cover(self, snow: bool) -> Bytes:
         """Return the land-cover class that covers most of each pixel, uint8 of shape (H, W).
 
         Args:
-            window: First row, first column, height and width in pixels.
             snow: Whether open ground lies under snow.
         """
-        row, column, height, width = window
-        x, y = _axes(self.origin, (row, row + height), (column, column + width))
-        cover = _sample(self.surface, x, y).cover
-        votes = np.stack(
-            [_means((cover == number).astype(np.float32), SAMPLES) for number in range(len(LAND_COVER))]
-        )
+        row, column, height, width = self.window
+        top = (row - self._rows[0]) * SAMPLES + _REACH
+        left = (column - self._columns[0]) * SAMPLES + _REACH
+        cover = self._samples.cover[top : top + height * SAMPLES, left : left + width * SAMPLES]
+        shares = [_means((cover == number).astype(np.float32), SAMPLES) for number in range(len(LAND_COVER))]
+        votes = np.stack(shares)
         # A road is narrower than a pixel and still what one sees there.
         votes[COVER["road"]] *= 1.7
         majority: Bytes = votes.argmax(axis=0).astype(np.uint8)
         if snow:
-            majority[np.isin(majority, [COVER["crops"], COVER["grass"], COVER["bare soil"]])] = COVER[
-                "snow and ice"
-            ]
+            majority[np.isin(majority, _SNOWY)] = COVER["snow and ice"]
         return majority
 
-    def _surface_reflectance(
-        self, rows: tuple[int, int], columns: tuple[int, int], sun: tuple[float, float]
-    ) -> Floats:
-        margin = _REACH // SAMPLES
-        x, y = _axes(
-            self.origin, (rows[0] - margin, rows[1] + margin), (columns[0] - margin, columns[1] + margin)
-        )
-        samples = _sample(self.surface, x, y)
-        lit = _shadows(samples.top, *sun, margin=_REACH)
+    def _surface_reflectance(self, palette: Palette, sun: tuple[float, float]) -> Floats:
+        x, y = self._axes
+        lit = _shadows(self._samples.top, *sun, margin=_REACH)
         inner = slice(_REACH, -_REACH)
-        material = samples.material[inner, inner]
-        gain = samples.tint[inner, inner].astype(np.float32)
+        material = self._samples.material[inner, inner]
+        gain = self._samples.tint[inner, inner].astype(np.float32)
         grain = _texture_of(self.seed)
         gain *= 1 + 0.035 * look_up(grain, (x[inner] / _STEP)[None], (y[inner] / _STEP)[:, None])
         slope = self._hill_shade(x[inner][::SAMPLES], y[inner][::SAMPLES], sun)
-        water = np.isin(material, [CODE["water"], CODE["shallow water"]])
+        water = (material == CODE["water"]) | (material == CODE["shallow water"])
         gain[water] = 1.0
-        table = self.palette.reflectance
-        result = np.empty((len(BANDS), rows[1] - rows[0], columns[1] - columns[0]), dtype=np.float32)
+        result = np.empty((len(BANDS), *slope.shape), dtype=np.float32)
         for band in range(len(BANDS)):
             light = _SKY_LIGHT[band] + (1 - _SKY_LIGHT[band]) * lit
-            result[band] = _means(table[:, band][material] * gain * light, SAMPLES) * slope
+            result[band] = _means(palette.reflectance[:, band][material] * gain * light, SAMPLES) * slope
         return result
 
     def _hill_shade(self, x: Floats, y: Floats, sun: tuple[float, float]) -> Floats:
@@ -257,9 +259,9 @@ class SceneRenderer:
         tilt = 1 - (east * np.sin(azimuth) + north * np.cos(azimuth)) / low
         return np.asarray(np.clip(tilt, 0.35, 1.6), dtype=np.float32)
 
-    def clouds(self, window: tuple[int, int, int, int], weather: Weather) -> tuple[Floats, Floats]:
+    def clouds(self, weather: Weather) -> tuple[Floats, Floats]:
         """Return the opacity of the clouds and the shadow under them, both 0-1, of shape (H, W)."""
-        row, column, height, width = window
+        row, column, height, width = self.window
         if weather.clouds <= 0:
             clear = np.zeros((height, width), dtype=np.float32)
             return clear, clear
@@ -275,21 +277,19 @@ class SceneRenderer:
 
         return opacity(0, 0), opacity(420, -650) * 0.62
 
-    def _add_air(
-        self, image: Floats, row: int, column: int, weather: Weather, sun: tuple[float, float]
-    ) -> None:
-        window = (row, column, image.shape[1], image.shape[2])
+    def _add_air(self, image: Floats, weather: Weather, sun: tuple[float, float]) -> None:
         air = (weather.haze * (0.55 if sun[1] > 25 else 0.75)) * np.float32(1)
         image *= 1 - air * _HAZE[:, None, None] * 3
         image += air * _HAZE[:, None, None]
         if weather.clouds > 0:
-            opacity, shade = self.clouds(window, weather)
+            opacity, shade = self.clouds(weather)
             image *= 1 - shade * (1 - _SKY_LIGHT[:, None, None])
             image *= 1 - opacity
             image += opacity * _CLOUD[:, None, None] * (0.75 + 0.35 * opacity)
 
-    def _add_noise(self, image: Floats, row: int, column: int) -> None:
+    def _add_noise(self, image: Floats) -> None:
         """Add the instrument's noise: about 0.6 % and 4 DN, a function of place and band."""
+        row, column, _, _ = self.window
         rows = np.arange(row, row + image.shape[1], dtype=np.int32)[:, None]
         columns = np.arange(column, column + image.shape[2], dtype=np.int32)[None]
         for band in range(len(image)):
