@@ -172,6 +172,8 @@ class GairAlgorithm(QgsProcessingAlgorithm):
         try:
             outputs = self.work(parameters, context, feedback)
         finally:
+            # A provider that outlives QGIS, in some cycle of Python's, would crash it on exit.
+            self._rasters.clear()
             if self._temporary_folder is not None:
                 shutil.rmtree(self._temporary_folder, ignore_errors=True)
         if self._chosen_model:

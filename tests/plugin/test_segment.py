@@ -1,0 +1,194 @@
+"""`gair:segment` through Processing and the real worker: classes, confidence, polygons and their styles."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from osgeo import gdal
+from qgis import processing
+from qgis.core import (
+    QgsCoordinateReferenceSystem,
+    QgsProcessingContext,
+    QgsProcessingException,
+    QgsProcessingFeedback,
+    QgsRasterLayer,
+    QgsVectorLayer,
+)
+
+from .made_scenes import made_scene
+
+pytestmark = pytest.mark.usefixtures("provider", "gair_python")
+
+#: The demo head's classes: value and colour.
+COLOURS = {1: "#419bdf", 2: "#397d49", 3: "#88b053", 4: "#7a87c6", 5: "#e49635", 6: "#c4281b", 7: "#a59b8f"}
+
+
+@pytest.fixture
+def detroit(shared: Path, tmp_path: Path) -> Path:
+    """A copy, since QGIS leaves its statistics beside what it opens."""
+    return Path(shutil.copy(shared / "data/gair_pairs/queries/detroit_rs.tif", tmp_path))
+
+
+def segment(**parameters: object) -> dict[str, object]:
+    return processing.run("gair:segment", {"OUTPUT": "TEMPORARY_OUTPUT", **parameters})
+
+
+def pixels(path: object) -> np.ndarray:
+    return gdal.Open(str(path)).ReadAsArray()
+
+
+def test_input_and_output_alone_give_coloured_classes_on_the_scenes_grid(detroit):
+    result = segment(INPUT=str(detroit))
+    assert set(result) == {"OUTPUT", "CLASS_COUNT", "POLYGON_COUNT"}
+    values = pixels(result["OUTPUT"])
+    assert values.shape == (181, 246)
+    assert values.dtype == np.uint8
+    assert result["CLASS_COUNT"] == len(set(np.unique(values)) - {0}) > 1
+    layer = QgsRasterLayer(result["OUTPUT"], "classes")
+    assert layer.crs() == QgsCoordinateReferenceSystem("EPSG:4326")
+    assert layer.extent() == QgsRasterLayer(str(detroit), "scene").extent()
+    assert layer.renderer().type() == "paletted"
+    legend = {int(one.value): (one.label, one.color.name()) for one in layer.renderer().classes()}
+    assert legend[1][0] == "water"
+    assert {value: colour for value, (_, colour) in legend.items()} == COLOURS
+
+
+def test_confidence_is_percent_with_a_ramp(detroit, tmp_path):
+    confidence = tmp_path / "sure.tif"
+    result = segment(INPUT=str(detroit), CONFIDENCE=str(confidence))
+    assert result["CONFIDENCE"] == str(confidence)
+    values = pixels(confidence)
+    assert values.shape == (181, 246)
+    # The best of seven classes has at least a seventh.
+    assert values.min() >= 14
+    assert values.max() <= 100
+    layer = QgsRasterLayer(str(confidence), "confidence")
+    assert layer.renderer().type() == "singlebandpseudocolor"
+    ramp = layer.renderer().shader().rasterShaderFunction()
+    assert (ramp.minimumValue(), ramp.maximumValue()) == (0, 100)
+
+
+def test_polygons_cover_the_classes_and_have_their_colours(tmp_path):
+    made_scene(tmp_path / "scene.tif")
+    result = segment(INPUT=str(tmp_path / "scene.tif"), POLYGONS="TEMPORARY_OUTPUT")
+    values = pixels(result["OUTPUT"])
+    layer = QgsVectorLayer(result["POLYGONS"], "polygons")
+    assert layer.featureCount() == result["POLYGON_COUNT"] > 0
+    assert layer.crs() == QgsCoordinateReferenceSystem("EPSG:32632")
+    areas: dict[int, float] = {}
+    for feature in layer.getFeatures():
+        areas[feature["value"]] = areas.get(feature["value"], 0) + feature.geometry().area() / 100
+    assert areas == {value: np.sum(values == value) for value in np.unique(values) if value}
+    renderer = layer.renderer()
+    assert renderer.type() == "categorizedSymbol"
+    assert renderer.classAttribute() == "value"
+    found = {int(one.value()): one.symbol().color().name() for one in renderer.categories()}
+    assert found == COLOURS
+
+
+@pytest.mark.parametrize("suffix", [".geojson", ".csv"])
+def test_polygons_in_other_formats(tmp_path, suffix):
+    made_scene(tmp_path / "scene.tif")
+    polygons, output = tmp_path / f"fields{suffix}", tmp_path / "classes.tif"
+    result = segment(INPUT=str(tmp_path / "scene.tif"), POLYGONS=str(polygons), OUTPUT=str(output))
+    layer = QgsVectorLayer(str(polygons), "polygons")
+    assert layer.featureCount() == result["POLYGON_COUNT"] > 0
+    assert {"value", "name", "area_m2"} <= {field.name() for field in layer.fields()}
+    assert (tmp_path / "fields.qml").exists()
+
+
+def test_a_polygons_style_does_not_replace_the_rasters(tmp_path):
+    made_scene(tmp_path / "scene.tif")
+    segment(
+        INPUT=str(tmp_path / "scene.tif"),
+        POLYGONS=str(tmp_path / "a.geojson"),
+        OUTPUT=str(tmp_path / "a.tif"),
+    )
+    assert QgsRasterLayer(str(tmp_path / "a.tif"), "a").renderer().type() == "paletted"
+
+
+def test_pixels_without_data_are_0(tmp_path):
+    values = made_scene(tmp_path / "scene.tif")
+    values[:, 20:40, 30:60] = 0
+    made_scene(tmp_path / "scene.tif", values=values)
+    result = segment(
+        INPUT=str(tmp_path / "scene.tif"), CONFIDENCE="TEMPORARY_OUTPUT", POLYGONS="TEMPORARY_OUTPUT"
+    )
+    missing = np.zeros((100, 120), bool)
+    missing[20:40, 30:60] = True
+    np.testing.assert_array_equal(pixels(result["OUTPUT"]) == 0, missing)
+    np.testing.assert_array_equal(pixels(result["CONFIDENCE"]) == 255, missing)
+
+
+def test_a_large_scene_is_cut_by_an_extent_in_degrees(shared, tmp_path):
+    laos = next((shared / "data/laos_scene").glob("*.tif"))
+    scene = shutil.copy(laos, tmp_path)
+    output = segment(INPUT=scene, EXTENT="103.72,103.73,17.92,17.93 [EPSG:4326]")["OUTPUT"]
+    layer, whole = QgsRasterLayer(output, "part"), QgsRasterLayer(scene, "scene")
+    assert layer.crs() == whole.crs()
+    # A hundredth of a degree and the turn of the grids, at 17.9 degrees north.
+    assert 106 <= layer.width() <= 112
+    assert 110 <= layer.height() <= 116
+    assert whole.extent().contains(layer.extent())
+    offset = (layer.extent().xMinimum() - whole.extent().xMinimum()) / whole.rasterUnitsPerPixelX()
+    assert offset == pytest.approx(round(offset), abs=1e-6)
+
+
+def test_layers_to_be_loaded_are_named_after_the_scene(detroit, tmp_path):
+    context = QgsProcessingContext()
+    from qgis.core import QgsProject
+
+    outputs = {"OUTPUT": str(tmp_path / "classes.tif"), "POLYGONS": str(tmp_path / "fields.gpkg")}
+    context.setLayersToLoadOnCompletion(
+        {
+            path: QgsProcessingContext.LayerDetails("x", QgsProject.instance(), name)
+            for name, path in outputs.items()
+        }
+    )
+    scene = QgsRasterLayer(str(detroit), "Detroit in May")
+    processing.run("gair:segment", {"INPUT": scene, **outputs}, context=context)
+    names = {path: details.name for path, details in context.layersToLoadOnCompletion().items()}
+    assert names == {
+        outputs["OUTPUT"]: "Classes of Detroit in May",
+        outputs["POLYGONS"]: "Class polygons of Detroit in May",
+    }
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"MODEL": "nothing"}, "'nothing'"),
+        ({"OUTPUT": "SAME", "CONFIDENCE": "SAME"}, "overwrite each other"),
+    ],
+)
+def test_failures_raise_and_leave_nothing(detroit, tmp_path, parameters, message):
+    output = str(tmp_path / "out.tif")
+    given = {name: output if value == "SAME" else value for name, value in parameters.items()}
+    with pytest.raises(QgsProcessingException, match=message):
+        segment(**{"INPUT": str(detroit), "OUTPUT": output, **given})
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_the_scene_is_never_overwritten(detroit):
+    before = detroit.read_bytes()
+    with pytest.raises(QgsProcessingException):
+        segment(INPUT=str(detroit), OUTPUT=str(detroit))
+    assert detroit.read_bytes() == before
+
+
+def test_cancelling_in_mid_run_leaves_nothing(shared, tmp_path):
+    class Impatient(QgsProcessingFeedback):
+        """Cancels when the first tile is done."""
+
+        def setProgressText(self, text: str) -> None:
+            if "tile" in text:
+                self.cancel()
+
+    scene = shutil.copy(next((shared / "data/laos_scene").glob("*.tif")), tmp_path)
+    outputs = {"OUTPUT": str(tmp_path / "out.tif"), "POLYGONS": str(tmp_path / "out.gpkg")}
+    with pytest.raises(QgsProcessingException, match="Cancelled"):
+        processing.run("gair:segment", {"INPUT": scene, **outputs}, feedback=Impatient(False))
+    assert not list(tmp_path.glob("out*"))
