@@ -38,7 +38,7 @@ from qgis.PyQt.QtGui import QColor, QFont, QImage, QPainter
 
 WIDTH = 1000
 HEADING = 46
-LEGEND_WIDTH = 330
+LEGEND_WIDTH = 400
 DOTS_PER_INCH = 120
 # The scene shines through, so that one sees what lies where.
 OPACITY = 0.72

@@ -5,10 +5,7 @@ set -euo pipefail
 uv=$1 qgis_python=$2 folder=$3
 packages="qgis python3-qgis zip xvfb xauth"
 
-has_qgis() { command -v qgis_process >/dev/null && "$qgis_python" -c 'import qgis.core, processing' 2>/dev/null; }
-
-# QGIS keeps its Python plugins, Processing among them, outside Python's own folders.
-export PYTHONPATH=${PYTHONPATH:-/usr/share/qgis/python/plugins}
+has_qgis() { command -v qgis_process >/dev/null && "$qgis_python" -c 'import qgis.core' 2>/dev/null; }
 
 give_up() {
     echo "The plugin's tests need QGIS 3.22 or newer, its Python modules and the program zip, but $1."
@@ -30,7 +27,7 @@ if ! has_qgis || ! command -v zip >/dev/null; then
     echo "Installing QGIS with apt (some minutes, once)"
     # A machine's lists may be missing or out of date; updating them first would cost everybody else the time.
     install || { "${as_root[@]}" apt-get update --quiet=2; install; } || give_up "apt could not install them"
-    has_qgis || give_up "$qgis_python cannot import qgis.core and processing"
+    has_qgis || give_up "$qgis_python cannot import qgis.core"
 fi
 
 "$uv" venv --quiet --clear --system-site-packages --python "$qgis_python" "$folder"
