@@ -102,7 +102,7 @@ class ImportCheckpointAlgorithm(GairAlgorithm):
             (
                 "NUM_HEADS",
                 tr("Attention heads"),
-                tr("For a CROMA encoder that is not 768 wide: its number of attention heads. Default: 12."),
+                tr("A CROMA encoder's attention heads, which no file tells. Default: 16 for the width 768."),
             ),
             (
                 "PATCH_SIZE",
