@@ -33,6 +33,8 @@ OLDEST_PYTHON = (3, 10)
 # Bytes that an environment and its downloads take, roughly.
 NEEDED_BYTES = {"cpu": 3e9, "cuda": 12e9, "index": 3e9}
 
+# A folder with this file was made here, and may be removed here.
+_OWNED = "gair-environment.txt"
 # A folder with this file is being built by somebody, unless the file is old.
 _MARKER = "gair-building"
 _MARKER_SECONDS = 24 * 3600
@@ -328,6 +330,7 @@ def install(build: Build, listener: Listener) -> str:
     marker = build.folder / _MARKER
     try:
         build.folder.mkdir(parents=True)
+        (build.folder / _OWNED).write_text("Made by the QGIS plugin GAIR, which replaces and removes it.\n")
         marker.touch()
         shutil.copytree(build.core, build.source, ignore=shutil.ignore_patterns("__pycache__"))
         _run_steps(build, listener)
@@ -351,11 +354,13 @@ def install(build: Build, listener: Listener) -> str:
 def remove_others(root: Path, keep: Path) -> None:
     """Remove the environments of a folder that are not in use: older ones and what failed builds left."""
     for path in root.glob(f"{_FOLDER_PREFIX}*"):
-        marker = path / _MARKER
+        # The user may have chosen a folder with other things in it.
+        if path == keep or not (path / _OWNED).is_file():
+            continue
         is_building = False
         with contextlib.suppress(OSError):
-            is_building = time.time() - marker.stat().st_mtime < _MARKER_SECONDS
-        if path != keep and not is_building:
+            is_building = time.time() - (path / _MARKER).stat().st_mtime < _MARKER_SECONDS
+        if not is_building:
             _remove(path)
 
 

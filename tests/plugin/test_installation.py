@@ -204,7 +204,7 @@ def test_an_environment_is_built_tried_out_and_stamped(tmp_path: Path, stand_in:
     )
     stamp = json.loads((root / environment.STAMP).read_text())
     assert stamp["gair_core"] == environment.carried_version(str(CORE.parent))
-    assert sorted(path.name for path in made.folder.iterdir()) == ["bin"]
+    assert sorted(path.name for path in made.folder.iterdir()) == ["bin", "gair-environment.txt"]
     assert sorted(path.name for path in root.iterdir()) == [environment.STAMP, "py-1"]
     assert [call.split()[2] for call in stand_in.calls] == ["venv", "pip", "pip", "utf8"]
     assert recorder.fractions == sorted(recorder.fractions)
@@ -268,14 +268,21 @@ def test_building_again_replaces_the_environment(tmp_path: Path, stand_in: Stand
     second = installation.install(made, Recorder().listener())
     root = Path(made.options.folder)
     assert environment.created_interpreter(str(root), "linux") == second
-    (root / "py-busy").mkdir()
-    (root / "py-busy" / "gair-building").touch()
-    (root / "py-stale").mkdir()
-    (root / "py-stale" / "gair-building").touch()
+    for name in ("py-busy", "py-stale"):
+        (root / name).mkdir()
+        (root / name / "gair-environment.txt").touch()
+        (root / name / "gair-building").touch()
     os.utime(root / "py-stale" / "gair-building", (0, 0))
+    (root / "py-projects").mkdir()
     (root / "models").mkdir()
     installation.remove_others(root, made.folder)
-    assert sorted(path.name for path in root.iterdir()) == [environment.STAMP, "models", "py-2", "py-busy"]
+    assert sorted(path.name for path in root.iterdir()) == [
+        environment.STAMP,
+        "models",
+        "py-2",
+        "py-busy",
+        "py-projects",
+    ]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, stand_in: StandIn) -> None:
