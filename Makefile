@@ -48,8 +48,9 @@ test-core: setup
 test-plugin: setup setup-qgis
 	$(QGIS_VENV)/bin/python -m pytest -n 2 --dist loadfile tests/plugin
 
-test-slow: setup
+test-slow: setup setup-qgis
 	$(BIN)/python -m pytest -m slow
+	$(QGIS_VENV)/bin/python -m pytest -m slow tests/plugin
 
 check: setup
 	$(BIN)/ruff format --check .
