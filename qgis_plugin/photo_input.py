@@ -220,7 +220,7 @@ def find_photos(
             rows=len(values),
             name=rows.name,
             field=chosen,
-            how=tr("chosen") if field else tr("recognised; the photo field names another"),
+            how=tr("chosen") if field else tr("recognised; the parameter PHOTO_FIELD takes another"),
         )
     )
     return PhotoPaths(chosen, paths)

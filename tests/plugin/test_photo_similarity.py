@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 
 import pytest
 from qgis.core import (
+    QgsApplication,
     QgsCoordinateReferenceSystem,
     QgsMapRendererParallelJob,
     QgsMapSettings,
     QgsPointXY,
+    QgsProcessingAlgRunnerTask,
     QgsProcessingContext,
     QgsProcessingException,
     QgsProcessingFeatureSourceDefinition,
+    QgsProcessingFeedback,
     QgsProcessingModelAlgorithm,
     QgsProcessingModelChildAlgorithm,
     QgsProcessingModelChildParameterSource,
@@ -25,7 +29,7 @@ from qgis.core import (
     QgsVectorLayer,
     QgsWkbTypes,
 )
-from qgis.PyQt.QtCore import QSize, QVariant
+from qgis.PyQt.QtCore import QCoreApplication, QSize, QVariant
 from qgis.PyQt.QtGui import QColor
 
 from tests.plugin.photo_layers import (
@@ -463,3 +467,57 @@ def test_a_user_defined_crs_is_transformed_by_qgis(shared):
     other = layer_of(run({**parameters, "PHOTOS": projected})["OUTPUT_PHOTOS"])
     for one, two in zip(plain.getFeatures(), other.getFeatures()):
         assert one["similarity"] == pytest.approx(two["similarity"], abs=1e-5)
+
+
+def in_background(parameters, log, meanwhile=lambda: None):
+    """Run as the toolbox's dialog does: prepared in this thread, at work in another one."""
+    algorithm = QgsApplication.processingRegistry().createAlgorithmById("gair:photosimilarity")
+    context = QgsProcessingContext()
+    context.setProject(QgsProject.instance())
+    finished = []
+    task = QgsProcessingAlgRunnerTask(algorithm, parameters, context, log)
+    task.executed.connect(lambda *result: finished.append(result))
+    QgsApplication.taskManager().addTask(task)
+    end = time.monotonic() + 60
+    while not finished and time.monotonic() < end:
+        meanwhile()
+        QCoreApplication.processEvents()
+        time.sleep(0.01)
+    return finished[0]
+
+
+def test_it_works_in_a_background_thread(shared, tmp_path):
+    layer = in_detroit(shared)
+    QgsProject.instance().addMapLayer(layer)
+    log = QgsProcessingFeedback(False)
+    parameters = {
+        "INPUT": scene_path(shared),
+        "PHOTOS": layer.id(),
+        "OUTPUT": str(tmp_path / "similarity.tif"),
+        "OUTPUT_PHOTOS": str(tmp_path / "photos.gpkg"),
+    }
+    succeeded, results = in_background(parameters, log)
+    assert succeeded, log.textLog()
+    assert results["PHOTO_COUNT"] == 3
+    assert "in the field photo" in log.textLog()
+    assert QgsVectorLayer(results["OUTPUT_PHOTOS"], "photos", "ogr").featureCount() == 3
+
+
+def test_cancel_leaves_nothing(shared, tmp_path):
+    log = QgsProcessingFeedback(False)
+    parameters = {
+        "INPUT": str(shared / "data" / "laos_scene" / "majortom_199U_1099R_20200223_12b_10m.tif"),
+        "PHOTOS": point_layer([(103.75, 17.92, photo_path(shared))]),
+        "OUTPUT": str(tmp_path / "similarity.tif"),
+        "OUTPUT_PHOTOS": str(tmp_path / "photos.gpkg"),
+    }
+    QgsProject.instance().addMapLayer(parameters["PHOTOS"])
+
+    def cancel_at_work():
+        if log.progress() > 5:
+            log.cancel()
+
+    succeeded, _ = in_background(parameters, log, cancel_at_work)
+    assert log.isCanceled()
+    assert not succeeded
+    assert list(tmp_path.iterdir()) == []
