@@ -18,16 +18,16 @@ from qgis.core import (
     QgsCoordinateTransform,
     QgsCoordinateTransformContext,
     QgsCsException,
-    QgsFeedback,
+    QgsProcessingFeedback,
     QgsRasterBlockFeedback,
     QgsRasterFileWriter,
     QgsRasterLayer,
     QgsRasterPipe,
     QgsRectangle,
-    QgsUnitTypes,
 )
 from qgis.PyQt.QtCore import Qt
 
+from .compatibility import metres_to_units, raster_was_written, wkt
 from .translation import tr
 
 # The encoder looks beyond the requested extent, so that results hardly depend on it: pixels copied around it.
@@ -180,7 +180,7 @@ def _touched(start: float, stop: float, count: int, margin: int) -> tuple[int, i
 
 
 class RasterInput:
-    """A scene of the user: a path, or a provider whose pixels are copied when they are needed.
+    """A scene of the user: a path, or a layer whose pixels are copied when they are needed.
 
     Attributes:
         name: What to call it in messages and in the names of layers.
@@ -188,14 +188,12 @@ class RasterInput:
         crs: The layer's; invalid for a product that is no layer.
     """
 
-    def __init__(self, name: str, path: str | None) -> None:
+    def __init__(self, name: str, path: str | None, crs: QgsCoordinateReferenceSystem | None = None) -> None:
         self.name = name
         self.path = path
-        # The pipe owns the provider; it is not cloned again, since QGIS 3.22 breaks virtual layers so.
-        self._pipe: QgsRasterPipe | None = None
-        self.crs = QgsCoordinateReferenceSystem()
+        self.crs = crs or QgsCoordinateReferenceSystem()
+        self._copy: LayerCopy | None = None
         self._assigned_crs = False
-        self._transforms = QgsCoordinateTransformContext()
 
     @classmethod
     def read(
@@ -221,13 +219,11 @@ class RasterInput:
                 ).format(name=layer.name())
             )
         provider = layer.dataProvider()
-        found = cls(layer.name(), _readable_path(layer) if provider.name() == "gdal" else None)
-        found.crs = QgsCoordinateReferenceSystem(layer.crs())
-        found._assigned_crs = provider.crs() != layer.crs()
-        found._transforms = QgsCoordinateTransformContext(transforms)
-        if found.path is None:
-            found._pipe = QgsRasterPipe()
-            found._pipe.set(provider.clone())
+        path = _readable_path(layer) if provider.name() == "gdal" else None
+        found = cls(layer.name(), path, QgsCoordinateReferenceSystem(layer.crs()))
+        found._assigned_crs = provider.crs() != layer.crs() and not is_product(path)
+        if path is None:
+            found._copy = LayerCopy(layer, transforms)
         return found
 
     @classmethod
@@ -242,7 +238,9 @@ class RasterInput:
             ).format(value=value)
         )
 
-    def source(self, extent: Extent | None, folder: Callable[[], Path], feedback: QgsFeedback) -> str:
+    def source(
+        self, extent: Extent | None, folder: Callable[[], Path], feedback: QgsProcessingFeedback
+    ) -> str:
         """Return what gair_core opens; copies the pixels where the layer is no file.
 
         Args:
@@ -253,11 +251,11 @@ class RasterInput:
         Raises:
             InputError: The extent does not meet the layer, is too large, or the layer cannot be read.
         """
-        if self.path is None:
-            return self._copy(extent, self._free_path(folder(), ".tif"), feedback)
+        if self._copy is not None:
+            return self._copy.write(extent, self._free_path(folder(), ".tif"), feedback)
         if self._assigned_crs:
             return self._with_crs(self._free_path(folder(), ".vrt"))
-        return self.path
+        return str(self.path)
 
     def _free_path(self, folder: Path, suffix: str) -> Path:
         """Return a new file named like the layer, whose name then stands in messages."""
@@ -270,43 +268,73 @@ class RasterInput:
         from osgeo import gdal
 
         dataset = gdal.Open(self.path)
-        wkt = self.crs.toWkt(QgsCoordinateReferenceSystem.WktVariant.WKT2_2019)
-        if dataset is None or gdal.Translate(str(path), dataset, format="VRT", outputSRS=wkt) is None:
+        options = {"format": "VRT", "outputSRS": wkt(self.crs)}
+        if dataset is None or gdal.Translate(str(path), dataset, **options) is None:
             raise InputError(tr("{name} cannot be read: {path}").format(name=self.name, path=self.path))
         return str(path)
 
-    def _copy(self, extent: Extent | None, path: Path, feedback: QgsFeedback) -> str:
-        grid = self._grid()
+
+class LayerCopy:
+    """Copies the pixels of a layer that no other process can open.
+
+    Args:
+        layer: The layer; read at once, on the main thread.
+        transforms: How to transform extents.
+    """
+
+    def __init__(self, layer: QgsRasterLayer, transforms: QgsCoordinateTransformContext) -> None:
+        self.name = layer.name()
+        self.crs = QgsCoordinateReferenceSystem(layer.crs())
+        self._transforms = QgsCoordinateTransformContext(transforms)
+        # The pipe owns the provider; it is not cloned again, since QGIS 3.22 breaks virtual layers so.
+        self._pipe = QgsRasterPipe()
+        self._pipe.set(layer.dataProvider().clone())
+
+    def write(self, extent: Extent | None, path: Path, feedback: QgsProcessingFeedback) -> str:
+        """Write a GeoTIFF on the layer's own pixels and return its path.
+
+        Args:
+            extent: The part that is needed, to which a margin is added; None for everything.
+            path: The file.
+            feedback: May cancel.
+
+        Raises:
+            InputError: The extent does not meet the layer, is too large, or the layer cannot be read.
+        """
+        provider = self._pipe.provider()
+        grid = pixel_grid(provider.extent(), provider.xSize(), provider.ySize(), sentinel_pixel(self.crs))
         window = grid.window(None if extent is None else self._own_rectangle(extent), _MARGIN)
         if window is None:
             raise InputError(
                 tr("The extent does not meet the layer {name}. Choose one inside it.").format(name=self.name)
             )
+        size = {"width": window.width, "height": window.height, "name": self.name}
         if window.width * window.height > _MAX_PIXELS:
             raise InputError(
                 tr(
                     "The layer {name} is no file and has {width} x {height} pixels here, too many to copy. "
                     "Choose a smaller extent."
-                ).format(name=self.name, width=window.width, height=window.height)
+                ).format(**size)
             )
         feedback.setProgressText(
-            tr("Copying {width} x {height} pixels of {name}, which is no file.").format(
-                width=window.width, height=window.height, name=self.name
-            )
+            tr("Copying {width} x {height} pixels of {name}, which is no file.").format(**size)
         )
-        provider = self._pipe.provider()
         names = [_NUMBERED.sub("", provider.generateBandName(i + 1)) for i in range(provider.bandCount())]
-        self._write(grid, window, path, feedback)
+        self._write_pixels(grid, window, path, feedback)
         _write_band_names(names, path)
         return str(path)
 
-    def _write(self, grid: PixelGrid, window: PixelWindow, path: Path, feedback: QgsFeedback) -> None:
+    def _write_pixels(
+        self, grid: PixelGrid, window: PixelWindow, path: Path, feedback: QgsProcessingFeedback
+    ) -> None:
         writer = QgsRasterFileWriter(str(path))
         writer.setOutputFormat("GTiff")
         writer.setCreateOptions(["TILED=YES", "BIGTIFF=IF_SAFER"])
         block_feedback = QgsRasterBlockFeedback()
         # Direct, since this thread is busy writing and runs no event loop.
         feedback.canceled.connect(block_feedback.cancel, Qt.ConnectionType.DirectConnection)
+        if feedback.isCanceled():
+            block_feedback.cancel()
         outcome = writer.writeRaster(
             self._pipe,
             window.width,
@@ -318,32 +346,11 @@ class RasterInput:
         )
         if feedback.isCanceled():
             raise InputError(tr("Cancelled: nothing was written."))
-        if outcome != QgsRasterFileWriter.WriterError.NoError or block_feedback.errors():
+        if not raster_was_written(outcome) or block_feedback.errors():
             details = "; ".join(block_feedback.errors()) or self._pipe.provider().error().summary()
             raise InputError(
                 tr("Copying the layer {name} failed. {details}").format(name=self.name, details=details)
             )
-
-    def _grid(self) -> PixelGrid:
-        provider = self._pipe.provider()
-        extent = provider.extent()
-        if provider.xSize() > 0 and provider.ySize() > 0:
-            width, height = provider.xSize(), provider.ySize()
-            size = extent.width() / width, extent.height() / height
-        else:
-            side = self._sentinel_pixel()
-            width, height = math.ceil(extent.width() / side), math.ceil(extent.height() / side)
-            size = side, side
-        return PixelGrid(extent.xMinimum(), extent.yMaximum(), *size, width, height)
-
-    def _sentinel_pixel(self) -> float:
-        """Return the side of a pixel of Sentinel-2 in units of the layer's CRS."""
-        if self.crs.isGeographic():
-            return _PIXEL_METRES / _METRES_PER_DEGREE
-        unit = QgsUnitTypes.fromUnitToUnitFactor(
-            QgsUnitTypes.DistanceUnit.DistanceMeters, self.crs.mapUnits()
-        )
-        return _PIXEL_METRES * unit
 
     def _own_rectangle(self, extent: Extent) -> QgsRectangle:
         if not extent.crs.isValid() or extent.crs == self.crs:
@@ -357,6 +364,30 @@ class RasterInput:
                     name=self.name, error=error
                 )
             ) from None
+
+
+def pixel_grid(extent: QgsRectangle, width: int, height: int, side: float) -> PixelGrid:
+    """Return a layer's pixels.
+
+    Args:
+        extent: The layer's.
+        width: Its pixels across; 0 for a layer that has none of its own, such as a web map.
+        height: Its pixels down.
+        side: Side of a pixel where the layer has none of its own, units of its CRS.
+    """
+    if width > 0 and height > 0:
+        size = extent.width() / width, extent.height() / height
+    else:
+        size = side, side
+        width, height = math.ceil(extent.width() / side), math.ceil(extent.height() / side)
+    return PixelGrid(extent.xMinimum(), extent.yMaximum(), *size, width, height)
+
+
+def sentinel_pixel(crs: QgsCoordinateReferenceSystem) -> float:
+    """Return the side of a pixel of Sentinel-2 in units of a CRS."""
+    if crs.isGeographic():
+        return _PIXEL_METRES / _METRES_PER_DEGREE
+    return _PIXEL_METRES * metres_to_units(crs)
 
 
 def is_product(value: object) -> bool:

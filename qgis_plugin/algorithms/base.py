@@ -30,6 +30,7 @@ from qgis.core import (
 )
 from qgis.PyQt.QtGui import QIcon
 
+from ..compatibility import wkt
 from ..models import default_model, registered_models, resolve_model
 from ..provider import ICON
 from ..raster_input import Extent, InputError, RasterInput, is_product, parse_bands
@@ -40,7 +41,7 @@ SCENES = ("scenes", translatable("Scenes"))
 PHOTOS = ("photos", translatable("Photos"))
 MODELS = ("models", translatable("Models"))
 
-Values = dict
+Values = dict[str, Any]
 
 _NUMBER = re.compile(r"[\d.,]+")
 _COUNTDOWN_SECONDS = 10.0
@@ -220,9 +221,9 @@ class GairAlgorithm(QgsProcessingAlgorithm):
             QgsProcessingParameterRasterLayer(name, description or tr("Sentinel-2 scene")),
             text
             or tr(
-                "Any raster layer or product with the ten Sentinel-2 bands of 10 m and 20 m: a stack of bands, "
-                "a file inside a SAFE or band folder, a subdataset. Layers that are not files (WMS, WCS, "
-                "virtual) are copied for the extent first. The layer needs a CRS."
+                "Any raster layer or product with the ten Sentinel-2 bands of 10 m and 20 m: a stack of "
+                "bands, a file inside a SAFE or band folder, a subdataset. Layers that are not files (WMS, "
+                "WCS, virtual) are copied for the extent first. The layer needs a CRS."
             ),
         )
 
@@ -235,8 +236,8 @@ class GairAlgorithm(QgsProcessingAlgorithm):
         self.add(
             parameter,
             tr(
-                "A registered model's name or a checkpoint file (*.safetensors). Default: the one that was used "
-                "last here, at first demo. Registered now: {models}."
+                "A registered model's name or a checkpoint file (*.safetensors). Default: the one that was "
+                "used last here, at first demo. Registered now: {models}."
             ).format(models=", ".join(models)),
         )
 
@@ -246,9 +247,9 @@ class GairAlgorithm(QgsProcessingAlgorithm):
             QgsProcessingParameterString(name, tr("Bands")),
             tr(
                 "Where the bands are, for layers whose band names do not say so: either names with numbers, "
-                "counted from 1, such as B2=1,B3=2,B4=3,B5=4,B6=5,B7=6,B8=7,B8A=8,B11=9,B12=10, or all names in "
-                "the layer's order, such as B2,B3,B4,B5,B6,B7,B8,B8A,B11,B12. A band may stand in for another: "
-                "B8A=B8. Default: found out from names and values."
+                "counted from 1, such as B2=1,B3=2,B4=3,B5=4,B6=5,B7=6,B8=7,B8A=8,B11=9,B12=10, or all names "
+                "in the layer's order, such as B2,B3,B4,B5,B6,B7,B8,B8A,B11,B12. A band may stand in for "
+                "another: B8A=B8. Default: found out from names and values."
             ),
             optional=True,
         )
@@ -270,8 +271,8 @@ class GairAlgorithm(QgsProcessingAlgorithm):
         self.add(
             QgsProcessingParameterNumber("OFFSET", tr("Offset of the stored values (DN)")),
             tr(
-                "Added to the stored values. -1000 removes the offset that ESA's products have since 2022, "
-                "0 leaves the values alone. Default: found out from metadata and values."
+                "Added to the stored values. -1000 removes the offset that ESA's products have since 2022, 0 "
+                "leaves the values alone. Default: found out from metadata and values."
             ),
             advanced=True,
             optional=True,
@@ -282,7 +283,8 @@ class GairAlgorithm(QgsProcessingAlgorithm):
                 "TILE_SIZE",
                 tr("Tile size (pixels)"),
                 tr(
-                    "Side of the tiles that the encoder sees, pixels of the model's resolution. Default: as suits."
+                    "Side of the tiles that the encoder sees, pixels of the model's resolution. Default: as "
+                    "suits."
                 ),
             ),
             (
@@ -311,7 +313,8 @@ class GairAlgorithm(QgsProcessingAlgorithm):
                 usesStaticStrings=True,
             ),
             tr(
-                "What to compute on: cuda is an NVIDIA GPU, mps an Apple one. Default: auto, the fastest there is."
+                "What to compute on: cuda is an NVIDIA GPU, mps an Apple one. Default: auto, the fastest "
+                "there is."
             ),
             advanced=True,
         )
@@ -474,7 +477,7 @@ def crs_text(crs: QgsCoordinateReferenceSystem) -> str:
     """Return a CRS as gair_core reads it: an authority's code, or WKT for one that the user made."""
     if crs.authid().startswith(("EPSG:", "ESRI:", "OGC:", "IGNF:")):
         return crs.authid()
-    return crs.toWkt(QgsCoordinateReferenceSystem.WktVariant.WKT2_2019)
+    return wkt(crs)
 
 
 def extent_request(extent: Extent) -> dict[str, Any]:

@@ -26,9 +26,9 @@ class DetectChangeAlgorithm(GairAlgorithm):
     GROUP = SCENES
     TAGS = ("difference", "time", "two dates", "bitemporal")
     HELP = translatable(
-        "<p>Compares two dates of one place, pixel by pixel, on the pixel grid of the first. A model gives the "
-        "cosine distance of the embeddings: 0 where nothing changed, up to 2. A model with a change head gives "
-        "its classes. Only the overlap is written, and pixels that one date lacks are nodata.</p>"
+        "<p>Compares two dates of one place, pixel by pixel, on the pixel grid of the first. A model gives "
+        "the cosine distance of the embeddings: 0 where nothing changed, up to 2. A model with a change head "
+        "gives its classes. Only the overlap is written, and pixels that one date lacks are nodata.</p>"
     )
 
     def declare(self) -> None:

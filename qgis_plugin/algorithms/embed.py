@@ -28,9 +28,9 @@ class EmbedAlgorithm(GairAlgorithm):
     GROUP = SCENES
     TAGS = ("features", "pca", "principal components", "nili")
     HELP = translatable(
-        "<p>Computes the embedding of every pixel of a Sentinel-2 scene and writes its principal components as "
-        "a raster: places that look alike have similar values. The first three components are shown as red, "
-        "green and blue. Use it as input of a clustering or a classifier.</p>"
+        "<p>Computes the embedding of every pixel of a Sentinel-2 scene and writes its principal components "
+        "as a raster: places that look alike have similar values. The first three components are shown as "
+        "red, green and blue. Use it as input of a clustering or a classifier.</p>"
     )
 
     def declare(self) -> None:
@@ -51,7 +51,8 @@ class EmbedAlgorithm(GairAlgorithm):
                 "COMPONENTS", tr("Components"), QgsProcessingParameterNumber.Type.Integer, 16, minValue=0
             ),
             tr(
-                "Number of principal components to write; 0 writes all dimensions of the embedding. Default: 16."
+                "Number of principal components to write; 0 writes all dimensions of the embedding. Default: "
+                "16."
             ),
         )
         self.add(
@@ -63,8 +64,9 @@ class EmbedAlgorithm(GairAlgorithm):
                 usesStaticStrings=True,
             ),
             tr(
-                "Type of the output's pixels. int8 is smallest; its band scales give the values back. Reading it "
-                "needs QGIS 3.30 and GDAL 3.7. Default: automatic, int8 where this QGIS reads it, else float16."
+                "Type of the output's pixels. int8 is smallest; its band scales give the values back. "
+                "Reading it needs QGIS 3.30 and GDAL 3.7. Default: automatic, int8 where this QGIS reads it, "
+                "else float16."
             ),
         )
         self.add_advanced()

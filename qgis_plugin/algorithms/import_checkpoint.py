@@ -42,8 +42,8 @@ class ImportCheckpointAlgorithm(GairAlgorithm):
         self.add(
             QgsProcessingParameterFile("FILE", tr("Foreign checkpoint")),
             tr(
-                "The foreign file (.pth, .pt or .safetensors). May be left out for geoclip, whose weights come "
-                "with its Python package."
+                "The foreign file (.pth, .pt or .safetensors). May be left out for geoclip, whose weights "
+                "come with its Python package."
             ),
             optional=True,
         )

@@ -27,10 +27,10 @@ class SegmentAlgorithm(GairAlgorithm):
     GROUP = SCENES
     TAGS = ("classify", "land cover", "semantic segmentation", "classes")
     HELP = translatable(
-        "<p>Gives every pixel of a Sentinel-2 scene a class, by a model with a segmentation head, and writes a "
-        "raster with the names and colours of the classes. Pixels without data are 0.</p>"
-        "<p>The model <i>demo</i> shows how it works. While it is untrained, as its title says, its classes "
-        "mean nothing.</p>"
+        "<p>Gives every pixel of a Sentinel-2 scene a class, by a model with a segmentation head, and writes "
+        "a raster with the names and colours of the classes. Pixels without data are 0.</p><p>The model "
+        "<i>demo</i> shows how it works. While it is untrained, as its title says, its classes mean "
+        "nothing.</p>"
     )
 
     def declare(self) -> None:
@@ -60,8 +60,8 @@ class SegmentAlgorithm(GairAlgorithm):
                 createByDefault=False,
             ),
             tr(
-                "Connected patches of one class as polygons with class value, name and area in square metres. "
-                "A GeoPackage holds the colours as well. Default: not written."
+                "Connected patches of one class as polygons with class value, name and area in square "
+                "metres. A GeoPackage holds the colours as well. Default: not written."
             ),
             optional=True,
         )

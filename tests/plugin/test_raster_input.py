@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gair.algorithms.base import crs_text
 from gair.raster_input import (
     Extent,
     InputError,
@@ -15,7 +16,9 @@ from gair.raster_input import (
     RasterInput,
     is_product,
     parse_bands,
+    pixel_grid,
     product_of,
+    sentinel_pixel,
 )
 from osgeo import gdal
 from qgis.core import (
@@ -221,22 +224,6 @@ def test_a_layer_of_the_world_is_refused_without_an_extent(tmp_path, monkeypatch
     assert not list(tmp_path.glob("twice*"))
 
 
-class _WebMap:
-    """What is asked of a pipe with a web map, which has no pixels of its own."""
-
-    def __init__(self, extent: QgsRectangle) -> None:
-        self._extent = extent
-
-    def provider(self) -> _WebMap:
-        return self
-
-    def extent(self) -> QgsRectangle:
-        return self._extent
-
-    def xSize(self) -> int:
-        return 0
-
-
 @pytest.mark.parametrize(
     ("crs", "extent", "pixel"),
     [
@@ -246,10 +233,7 @@ class _WebMap:
     ],
 )
 def test_web_maps_are_copied_at_ten_metres(crs, extent, pixel):
-    found = RasterInput("web map", None)
-    found.crs = QgsCoordinateReferenceSystem(crs)
-    found._pipe = _WebMap(extent)
-    grid = found._grid()
+    grid = pixel_grid(extent, 0, 0, sentinel_pixel(QgsCoordinateReferenceSystem(crs)))
     assert grid.pixel_width == pytest.approx(pixel, rel=1e-4)
     assert grid.pixel_height == grid.pixel_width
     assert grid.width == -(-extent.width() // grid.pixel_width)
@@ -287,3 +271,15 @@ def test_a_crs_that_was_set_in_qgis_holds(tmp_path):
 def test_what_is_neither_layer_nor_product_is_refused(tmp_path):
     with pytest.raises(InputError, match="neither a raster layer nor a product"):
         read(None, str(tmp_path / "missing.tif"))
+
+
+def test_a_crs_without_a_code_travels_as_wkt(tmp_path):
+    own = QgsCoordinateReferenceSystem.fromProj("+proj=laea +lat_0=46 +lon_0=9 +datum=WGS84 +units=m")
+    values = made_scene(tmp_path / "scene.tif", crs="")
+    layer = QgsRasterLayer(str(tmp_path / "scene.tif"), "own")
+    layer.setCrs(own)
+    described = gdal.Open(source_of(layer, tmp_path))
+    np.testing.assert_array_equal(described.ReadAsArray(), values)
+    assert "Lambert Azimuthal Equal Area" in described.GetProjection()
+    assert crs_text(own).startswith("PROJCRS")
+    assert crs_text(UTM) == "EPSG:32632"
