@@ -81,6 +81,17 @@ def make_see_through(path: str, feedback: QgsProcessingFeedback) -> None:
         )
 
 
+def load_default_styles(context: QgsProcessingContext) -> None:
+    """Let every output of a run that has no post-processor yet be loaded with the style beside or in it.
+
+    Processing itself leaves that out.
+    """
+    for destination in context.layersToLoadOnCompletion():
+        details = context.layerToLoadOnCompletionDetails(destination)
+        if details.postProcessor() is None:
+            Figure().watch(context, destination, stars=False)
+
+
 class Figure:
     """The layers of one run, in order when they are loaded: stars above ramps of colours.
 
@@ -96,21 +107,28 @@ class Figure:
         self._arrangers: list[_Arranger] = []
         Figure._kept.append(self)
 
-    def watch(self, context: QgsProcessingContext, destination: str) -> None:
-        """Take part in the loading of an output, if it is to be loaded."""
+    def watch(self, context: QgsProcessingContext, destination: str, *, stars: bool = True) -> None:
+        """Take part in the loading of an output, if it is to be loaded.
+
+        Args:
+            context: The run's context.
+            destination: The output as Processing knows it.
+            stars: Whether points become stars; other layers get the style beside or in them.
+        """
         if context.willLoadLayerOnCompletion(destination):
             # The context deletes post-processors in the end, so that no two layers may share one.
-            self._arrangers.append(_Arranger(self))
+            self._arrangers.append(_Arranger(self, stars=stars))
             context.layerToLoadOnCompletionDetails(destination).setPostProcessor(self._arrangers[-1])
 
-    def arrange(self, layer: QgsMapLayer, project: QgsProject | None) -> None:
+    def arrange(self, layer: QgsMapLayer, project: QgsProject | None, *, stars: bool) -> None:
         """Style a layer that was loaded, and keep points above the run's rasters."""
-        if isinstance(layer, QgsRasterLayer):
+        is_raster = isinstance(layer, QgsRasterLayer)
+        if is_raster or not stars:
             layer.loadDefaultStyle()
-            self._rasters.append(layer.id())
         else:
+            # Layers in memory have no style beside them.
             apply_star_style(layer)
-            self._points.append(layer.id())
+        (self._rasters if is_raster else self._points).append(layer.id())
         layer.triggerRepaint()
         if project is not None:
             for identifier in self._points:
@@ -120,15 +138,16 @@ class Figure:
 class _Arranger(QgsProcessingLayerPostProcessorInterface):
     """Calls a figure when a layer has been loaded."""
 
-    def __init__(self, figure: Figure) -> None:
+    def __init__(self, figure: Figure, *, stars: bool) -> None:
         super().__init__()
         self._figure = figure
+        self._stars = stars
 
     def postProcessLayer(
         self, layer: QgsMapLayer, context: QgsProcessingContext, feedback: QgsProcessingFeedback
     ) -> None:
         """Arrange the layer."""
-        self._figure.arrange(layer, context.project())
+        self._figure.arrange(layer, context.project(), stars=self._stars)
 
 
 def _raise_above(root: QgsLayerTree, identifier: str, below: Sequence[str]) -> None:
