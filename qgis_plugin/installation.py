@@ -402,20 +402,24 @@ def _installer_variables(root: Path) -> dict[str, str]:
 def _failure(step: Step, code: int, last_words: str, platform: str) -> InstallationError:
     message = tr("{title} failed (exit code {code}):").format(title=step.title, code=code) + f"\n{last_words}"
     words = last_words.lower()
-    if "ensurepip" in words or "python3-venv" in words:
+    network = tr(
+        "Check the internet connection and try again: what was downloaded is kept. Where only a mirror of "
+        "the package index can be reached, give its address in INDEX_URL, and one with PyTorch in "
+        "TORCH_INDEX_URL or choose the build 'index'."
+    )
+    if "connection broken" in words or "timed out" in words:
+        hint = network
+    elif "ensurepip" in words or "python3-venv" in words:
         hint = base_python_advice(platform)
     elif "no space left" in words or "not enough space" in words:
         hint = tr("Make room, or choose a folder on another disk in the parameter FOLDER.")
     elif "could not find a version" in words or "no matching distribution" in words:
         hint = tr(
-            "The package index lacks a package for this Python and system, or cannot be reached. Choose "
-            "another Python (PYTHON) or index (INDEX_URL, TORCH_INDEX_URL), or the build 'index'."
+            "The package index lacks a package for this Python and system. Choose another Python (PYTHON) or "
+            "index (INDEX_URL, TORCH_INDEX_URL), or the build 'index'."
         )
     else:
-        hint = tr(
-            "Check the internet connection and try again: what was downloaded is kept. Where only a mirror "
-            "of the package index can be reached, give its address in INDEX_URL and TORCH_INDEX_URL."
-        )
+        hint = network
     return InstallationError(message, hint)
 
 

@@ -61,6 +61,7 @@ class WorkerClient:
     def __init__(self, launch: Callable[[], Launch] = configured_launch) -> None:
         self._launch = launch
         self._turn = threading.Lock()
+        self._owner: int | None = None
         self._closed = threading.Event()
         self._thread: WorkerThread | None = None
         self._number = 0
@@ -133,8 +134,9 @@ class WorkerClient:
             return
         from .worker_process import LONGEST_END_SECONDS
 
-        # A task that was started by this very thread can never yield: then the process ends all the same.
-        has_turn = self._turn.acquire(timeout=LONGEST_END_SECONDS)
+        # A task of this very thread, closed by a callback, can never yield: its process ends all the same.
+        is_own = self._owner == threading.get_ident()
+        has_turn = self._turn.acquire(timeout=0 if is_own else LONGEST_END_SECONDS)
         try:
             if self._thread is not None:
                 self._thread.close()
@@ -147,10 +149,12 @@ class WorkerClient:
     def _my_turn(self, cancelled: Callable[[], bool]) -> Iterator[None]:
         while not self._turn.acquire(timeout=_POLL_SECONDS):
             self._refuse_when(cancelled())
+        self._owner = threading.get_ident()
         try:
             self._refuse_when(cancelled())
             yield
         finally:
+            self._owner = None
             self._turn.release()
 
     def _refuse_when(self, cancelled: bool) -> None:
@@ -197,6 +201,8 @@ class WorkerClient:
             with contextlib.suppress(WorkerError):
                 work.result()
             raise
+        if work.exception() is not None:
+            self._refuse_when(cancelled=False)
         return work.result()
 
 

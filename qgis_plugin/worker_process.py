@@ -70,8 +70,9 @@ class WorkerThread:
         return self._submit(self._serve(call, number, launch))
 
     def ask(self, call: Call) -> None:
-        """Ask a call's task to stop."""
-        self._loop.call_soon_threadsafe(call.ask)
+        """Ask a call's task to stop; nothing is left to ask after `close`."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(call.ask)
 
     def stop_worker(self) -> None:
         """End the worker and wait for that."""
@@ -82,6 +83,8 @@ class WorkerThread:
     def close(self) -> None:
         """End the worker, then the thread."""
         self.stop_worker()
+        # A call that was in progress hears of its end.
+        self._submit(_others_done()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
@@ -400,6 +403,12 @@ def remove_leftovers(request: Mapping[str, Any]) -> None:
                 path.replace(path.with_name(name))
             else:
                 path.unlink()
+
+
+async def _others_done() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=DRAIN_SECONDS)
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:

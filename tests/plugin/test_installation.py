@@ -292,12 +292,20 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, stand_in: Stan
     assert "FOLDER" in caught.value.hint
 
 
-def test_a_full_disk_is_recognised() -> None:
-    step = installation.Step("Install", ("pip",), 1)
-    error = installation._failure(step, 1, "ERROR: [Errno 28] No space left on device", "linux")
-    assert "FOLDER" in error.hint
-    error = installation._failure(step, 1, "The virtual environment was not created: ensurepip", "linux")
-    assert "python3-venv" in error.hint
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("ERROR: [Errno 28] No space left on device", "FOLDER"),
+        ("The virtual environment was not created because ensurepip is not available", "python3-venv"),
+        ("Retrying after connection broken by NameResolutionError\nno matching distributions", "internet"),
+        ("ERROR: No matching distribution found for torch==2.15.0", "the build 'index'"),
+        ("Segmentation fault", "internet"),
+    ],
+)
+def test_a_failure_comes_with_the_advice_that_fits(words: str, hint: str) -> None:
+    error = installation._failure(installation.Step("Install", ("pip",), 1), 1, words, "linux")
+    assert error.message == f"Install failed (exit code 1):\n{words}"
+    assert hint in error.hint
 
 
 # Programs.

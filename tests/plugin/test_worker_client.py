@@ -496,6 +496,16 @@ def test_release_ends_the_worker_and_the_next_request_starts_one(stand_in: Calla
         assert client.run("models", {})["process"] != first
 
 
+def test_a_callback_may_close_the_client(stand_in: Callable[[str], Path]) -> None:
+    python = stand_in(ANSWER + "    answer(progress=0.5, message='')\n    sys.stdin.read()")
+    start = time.monotonic()
+    client = WorkerClient(lambda: launch_of(python))
+    with pytest.raises(WorkerError, match="switched off"):
+        client.run("models", {}, report=lambda fraction, message: client.close())
+    assert time.monotonic() - start < 10
+    assert client.process_id is None
+
+
 def test_another_interpreter_counts_at_once(stand_in: Callable[[str], Path], tmp_path: Path) -> None:
     python = stand_in(ANSWER + "    answer(result={'python': os.getpid()})\n    sys.stdin.read()")
     other = tmp_path / "other"
