@@ -179,6 +179,7 @@ class StoreWriter:
         gsd: Ground sampling distance of its tiles, metres.
         classes: Names of the land-cover classes 0, 1, ...; empty without land cover.
         provenance: Where the data come from, JSON-serialisable.
+        plan: Identifies what is going to be written; an unfinished store of another plan is not continued.
 
     Raises:
         BadInputError: The folder holds something else, a finished store, or one of another kind.
@@ -191,6 +192,7 @@ class StoreWriter:
         gsd: float = 10.0,
         classes: Sequence[str] = (),
         provenance: Mapping[str, Any] | None = None,
+        plan: str = "",
     ) -> None:
         self.folder = Path(folder)
         self.description: dict[str, Any] = {
@@ -199,6 +201,7 @@ class StoreWriter:
             "bands": list(BANDS),
             "gsd": gsd,
             "classes": list(classes),
+            "plan": plan,
         }
         self.provenance = dict(provenance or {})
         if (self.folder / "store.json").exists():
