@@ -47,16 +47,20 @@ def apply_star_style(layer: QgsVectorLayer) -> None:
 def save_star_style(destination: str, feedback: QgsProcessingFeedback) -> None:
     """Make the stars the default style of a file: inside a GeoPackage, beside other files as a .qml.
 
-    Layers in memory get theirs when they are loaded, from `Figure`; tables of databases are left as they are.
+    Layers in memory get theirs when they are loaded, from `Figure`; tables of databases are left as they
+    are, and so is the style of a raster of the same name.
     """
     path = Path(destination.split("|", maxsplit=1)[0])
     if not path.is_file():
         return
+    in_file = path.suffix.lower() == ".gpkg"
+    if not in_file and any(path.with_suffix(suffix).exists() for suffix in (".tif", ".tiff")):
+        return
     layer = QgsVectorLayer(destination, path.stem, "ogr")
-    if not layer.isValid() or layer.geometryType() != QgsWkbTypes.GeometryType.PointGeometry:
+    if not layer.isValid() or not _has_points(layer):
         return
     apply_star_style(layer)
-    if path.suffix.lower() == ".gpkg":
+    if in_file:
         message = layer.saveStyleToDatabase("GAIR", tr("Places of photos"), True, "")
     else:
         text, saved = layer.saveNamedStyle(str(path.with_suffix(".qml")))
@@ -81,21 +85,11 @@ def make_see_through(path: str, feedback: QgsProcessingFeedback) -> None:
         )
 
 
-def load_default_styles(context: QgsProcessingContext) -> None:
-    """Let every output of a run that has no post-processor yet be loaded with the style beside or in it.
-
-    Processing itself leaves that out.
-    """
-    for destination in context.layersToLoadOnCompletion():
-        details = context.layerToLoadOnCompletionDetails(destination)
-        if details.postProcessor() is None:
-            Figure().watch(context, destination, stars=False)
-
-
 class Figure:
     """The layers of one run, in order when they are loaded: stars above ramps of colours.
 
-    Processing loads outputs without the style that lies beside or in them, and in any order.
+    Layers other than points get the style beside or in them. Processing by itself loads outputs without
+    their styles, in any order.
     """
 
     # What PyQGIS knows of a post-processor has to live until the layer is loaded, longer than the algorithm.
@@ -103,51 +97,50 @@ class Figure:
 
     def __init__(self) -> None:
         self._points: list[str] = []
-        self._rasters: list[str] = []
+        self._below: list[str] = []
         self._arrangers: list[_Arranger] = []
         Figure._kept.append(self)
 
-    def watch(self, context: QgsProcessingContext, destination: str, *, stars: bool = True) -> None:
-        """Take part in the loading of an output, if it is to be loaded.
-
-        Args:
-            context: The run's context.
-            destination: The output as Processing knows it.
-            stars: Whether points become stars; other layers get the style beside or in them.
-        """
+    def watch(self, context: QgsProcessingContext, destination: str) -> None:
+        """Take part in the loading of an output, if it is to be loaded."""
         if context.willLoadLayerOnCompletion(destination):
             # The context deletes post-processors in the end, so that no two layers may share one.
-            self._arrangers.append(_Arranger(self, stars=stars))
+            self._arrangers.append(_Arranger(self))
             context.layerToLoadOnCompletionDetails(destination).setPostProcessor(self._arrangers[-1])
 
-    def arrange(self, layer: QgsMapLayer, project: QgsProject | None, *, stars: bool) -> None:
-        """Style a layer that was loaded, and keep points above the run's rasters."""
-        is_raster = isinstance(layer, QgsRasterLayer)
-        if is_raster or not stars:
-            layer.loadDefaultStyle()
-        else:
-            # Layers in memory have no style beside them.
+    def arrange(self, layer: QgsMapLayer, project: QgsProject | None) -> None:
+        """Style a layer that was loaded, and keep points above the run's other layers."""
+        if _has_points(layer):
+            # Not the style beside it: a layer in memory has none.
             apply_star_style(layer)
-        (self._rasters if is_raster else self._points).append(layer.id())
+            self._points.append(layer.id())
+        else:
+            layer.loadDefaultStyle()
+            self._below.append(layer.id())
         layer.triggerRepaint()
         if project is not None:
             for identifier in self._points:
-                _raise_above(project.layerTreeRoot(), identifier, self._rasters)
+                _raise_above(project.layerTreeRoot(), identifier, self._below)
 
 
 class _Arranger(QgsProcessingLayerPostProcessorInterface):
     """Calls a figure when a layer has been loaded."""
 
-    def __init__(self, figure: Figure, *, stars: bool) -> None:
+    def __init__(self, figure: Figure) -> None:
         super().__init__()
         self._figure = figure
-        self._stars = stars
 
     def postProcessLayer(
         self, layer: QgsMapLayer, context: QgsProcessingContext, feedback: QgsProcessingFeedback
     ) -> None:
         """Arrange the layer."""
-        self._figure.arrange(layer, context.project(), stars=self._stars)
+        self._figure.arrange(layer, context.project())
+
+
+def _has_points(layer: QgsMapLayer) -> bool:
+    return (
+        isinstance(layer, QgsVectorLayer) and layer.geometryType() == QgsWkbTypes.GeometryType.PointGeometry
+    )
 
 
 def _raise_above(root: QgsLayerTree, identifier: str, below: Sequence[str]) -> None:

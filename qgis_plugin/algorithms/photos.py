@@ -34,8 +34,7 @@ from .base import GairAlgorithm, Values
 class TableAlgorithm(GairAlgorithm):
     """Base of the algorithms that read a layer of photos or points.
 
-    The layer is read and written to a table in `prepare`, on the main thread; what is wrong with it is raised
-    in `work`, because Processing keeps only exceptions of that for its caller.
+    The layer is read and written to a table in `prepare`, on the main thread.
     """
 
     def __init__(self) -> None:
@@ -44,7 +43,6 @@ class TableAlgorithm(GairAlgorithm):
         self._paths: PhotoPaths | None = None
         self._table: ExportedTable | None = None
         self.layer_path = ""
-        self._refusal: QgsProcessingException | None = None
 
     def add_photos(
         self, kinds: Sequence[Any] = (QgsProcessing.SourceType.TypeVectorPoint,), **flags: bool
@@ -85,7 +83,7 @@ class TableAlgorithm(GairAlgorithm):
         with_photos: bool = True,
         need_positions: bool = True,
     ) -> None:
-        """Read the layer of a parameter; belongs into `prepare`. What is wrong is kept for `table`.
+        """Read the layer of a parameter; belongs into `prepare`.
 
         Args:
             name: The parameter.
@@ -94,36 +92,34 @@ class TableAlgorithm(GairAlgorithm):
             feedback: Told what was found.
             with_photos: Whether the rows are photos; then ``PHOTO_FIELD`` is looked up.
             need_positions: Whether a layer without CRS is refused.
+
+        Raises:
+            QgsProcessingException: The layer, or its field of photos, cannot be used.
         """
-        try:
-            source = self.parameterAsSource(parameters, name, context)
-            if source is None:
-                raise QgsProcessingException(self.invalidSourceError(parameters, name))
-            self.layer_path = layer_file(self._vector_layer(name, parameters, context))
-            self._rows = read_rows(source, feedback, selected_only(parameters.get(name)))
-            if with_photos:
-                field = self.parameterAsString(parameters, "PHOTO_FIELD", context)
-                folders = photo_folders(self.layer_path, context.project())
-                self._paths = find_photos(self._rows, field, folders, feedback)
-            self._table = export_table(
-                self._rows,
-                self.temporary_folder() / "table.gpkg",
-                context,
-                feedback,
-                photos=self._paths,
-                need_positions=need_positions,
-            )
-        except QgsProcessingException as error:
-            self._refusal = error
+        source = self.parameterAsSource(parameters, name, context)
+        if source is None:
+            raise QgsProcessingException(self.invalidSourceError(parameters, name))
+        self.layer_path = layer_file(self._vector_layer(name, parameters, context))
+        self._rows = read_rows(source, feedback, selected_only(parameters.get(name)))
+        if with_photos:
+            field = self.parameterAsString(parameters, "PHOTO_FIELD", context)
+            folders = photo_folders(self.layer_path, context.project())
+            self._paths = find_photos(self._rows, field, folders, feedback)
+        self._table = export_table(
+            self._rows,
+            self.temporary_folder() / "table.gpkg",
+            context,
+            feedback,
+            photos=self._paths,
+            need_positions=need_positions,
+        )
 
     def table(self) -> tuple[ExportedTable, Rows]:
         """Return the table that `read_table` made, and the rows that it was made of.
 
         Raises:
-            QgsProcessingException: What was wrong with the layer.
+            QgsProcessingException: The run was cancelled before it could be read.
         """
-        if self._refusal is not None:
-            raise self._refusal
         if self._table is None or self._rows is None:
             raise QgsProcessingException(tr("Cancelled: nothing was written."))
         return self._table, self._rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 import pytest
-from gair.figure import Figure, apply_star_style, load_default_styles, save_star_style
+from gair.figure import Figure, apply_star_style, save_star_style
 from qgis.core import (
     QgsProcessingContext,
     QgsProcessingUtils,
@@ -18,6 +18,10 @@ from qgis.PyQt.QtGui import QColor
 from tests.plugin.photo_layers import Log, point_layer, saved, scene_path
 
 RED = QColor(227, 26, 28)
+_SQUARE = (
+    '{"type": "Feature", "properties": {}, "geometry": '
+    '{"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 0]]]}}'
+)
 
 pytestmark = pytest.mark.usefixtures("provider", "qgis_new_project")
 
@@ -60,32 +64,24 @@ def test_stars_lie_above_the_raster_in_any_order_of_loading(shared, tmp_path, ra
     assert first.renderer().symbol().symbolLayer(1).color() == RED
 
 
-def test_every_layer_is_loaded_with_the_style_beside_it(shared, tmp_path):
+def test_other_layers_are_loaded_with_the_style_beside_them(shared, tmp_path):
     raster = tmp_path / "classes.tif"
     raster.symlink_to(scene_path(shared))
     styled = QgsRasterLayer(str(raster), "classes")
     styled.renderer().setOpacity(0.25)
     styled.saveDefaultStyle()
-    points = tmp_path / "points.geojson"
-    layer = saved(point_layer([(-83.26, 42.48, "a.jpg")]), points, "GeoJSON")
+    areas = tmp_path / "areas.geojson"
+    areas.write_text(_SQUARE)
+    layer = QgsVectorLayer(str(areas), "areas", "ogr")
     layer.renderer().symbol().setColor(QColor("#123456"))
     layer.saveDefaultStyle()
     hint = QgsProcessingUtils.LayerHint
-    context = context_that_loads((str(raster), hint.Raster), (str(points), hint.Vector))
-    load_default_styles(context)
+    context = context_that_loads((str(raster), hint.Raster), (str(areas), hint.Vector))
+    for output in (raster, areas):
+        Figure().watch(context, str(output))
     layers = {type(layer): layer for layer in load(context)}
     assert layers[QgsRasterLayer].renderer().opacity() == pytest.approx(0.25)
     assert layers[QgsVectorLayer].renderer().symbol().color() == QColor("#123456")
-
-
-def test_a_post_processor_that_is_there_is_kept(shared, tmp_path):
-    points = tmp_path / "points.gpkg"
-    saved(point_layer([(-83.26, 42.48, "a.jpg")]), points)
-    context = context_that_loads((str(points), QgsProcessingUtils.LayerHint.Vector))
-    Figure().watch(context, str(points))
-    load_default_styles(context)
-    (layer,) = load(context)
-    assert layer.renderer().symbol().symbolLayer(1).color() == RED
 
 
 @pytest.mark.parametrize(("driver", "name"), [("GPKG", "a b.gpkg"), ("GeoJSON", "ä.geojson")])
@@ -100,6 +96,14 @@ def test_stars_are_the_saved_style_of_a_file(tmp_path, driver, name):
     assert [file.suffix for file in tmp_path.iterdir() if file != path] == (
         [] if driver == "GPKG" else [".qml"]
     )
+
+
+def test_the_style_of_a_raster_of_the_same_name_is_kept(tmp_path):
+    saved(point_layer([(1, 2, "a.jpg")]), tmp_path / "a.geojson", "GeoJSON")
+    (tmp_path / "a.tif").touch()
+    (tmp_path / "a.qml").write_text("the raster's")
+    save_star_style(str(tmp_path / "a.geojson"), Log())
+    assert (tmp_path / "a.qml").read_text() == "the raster's"
 
 
 def test_what_is_no_file_is_left_alone(tmp_path):
