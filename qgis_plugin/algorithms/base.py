@@ -31,6 +31,7 @@ from qgis.core import (
 from qgis.PyQt.QtGui import QIcon
 
 from ..compatibility import wkt
+from ..figure import Figure
 from ..models import default_model, registered_models, resolve_model
 from ..provider import ICON
 from ..raster_input import Extent, InputError, RasterInput, is_product, parse_bands
@@ -375,6 +376,22 @@ class GairAlgorithm(QgsProcessingAlgorithm):
             request["offset"] = self.parameterAsDouble(parameters, "OFFSET", context)
         return request
 
+    def output(self, parameters: Values, context: QgsProcessingContext, name: str = "OUTPUT") -> str:
+        """Return where an output goes, as the worker, which has another current folder, finds it.
+
+        Returns:
+            An absolute path; empty for an optional output that is not wanted.
+
+        Raises:
+            QgsProcessingException: An output that is needed has no place.
+        """
+        path = self.parameterAsOutputLayer(parameters, name, context)
+        if path:
+            return str(Path.cwd() / path)
+        if self.parameterDefinition(name).flags() & QgsProcessingParameterDefinition.Flag.FlagOptional:
+            return ""
+        raise QgsProcessingException(tr("{name} has no place. Give a file to write.").format(name=name))
+
     def bands(
         self, parameters: Values, context: QgsProcessingContext, name: str = "BANDS"
     ) -> dict[str, int | str] | None:
@@ -404,9 +421,10 @@ class GairAlgorithm(QgsProcessingAlgorithm):
         return self._rasters[name].crs
 
     def name_layer(self, context: QgsProcessingContext, output: str, name: str) -> None:
-        """Give an output's layer a name that says more than the parameter's, where it will be loaded."""
+        raise QgsProcessingException(tr("{name} is missing. Give a file to write.").format(name=name))
         if context.willLoadLayerOnCompletion(output):
             context.layerToLoadOnCompletionDetails(output).name = name
+            Figure().watch(context, output)
 
     def temporary_folder(self) -> Path:
         """Return a folder that is removed when the work is done."""

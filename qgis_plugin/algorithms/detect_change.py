@@ -88,7 +88,7 @@ class DetectChangeAlgorithm(GairAlgorithm):
         resolution = self.parameterAsDouble(parameters, "RESOLUTION", context)
         if resolution:
             request["resolution"] = resolution
-        request["output"] = self.parameterAsOutputLayer(parameters, "OUTPUT", context)
+        request["output"] = self.output(parameters, context)
         result = self.run_task("change", request, feedback)
         self.name_layer(
             context,

@@ -82,7 +82,7 @@ class EmbedAlgorithm(GairAlgorithm):
         """Run the task ``embed``."""
         components = self.parameterAsInt(parameters, "COMPONENTS", context)
         request = self.scene_request(parameters, context, feedback)
-        request["output"] = self.parameterAsOutputLayer(parameters, "OUTPUT", context)
+        request["output"] = self.output(parameters, context)
         request["components"] = components or "all"
         request["dtype"] = self.parameterAsEnumString(parameters, "DTYPE", context)
         if request["dtype"] == _AUTOMATIC:

@@ -73,9 +73,9 @@ class SegmentAlgorithm(GairAlgorithm):
     ) -> dict[str, Any]:
         """Run the task ``segment``."""
         request = self.scene_request(parameters, context, feedback)
-        request["output"] = self.parameterAsOutputLayer(parameters, "OUTPUT", context)
-        confidence = self.parameterAsOutputLayer(parameters, "CONFIDENCE", context)
-        polygons = self.parameterAsOutputLayer(parameters, "POLYGONS", context)
+        request["output"] = self.output(parameters, context)
+        confidence = self.output(parameters, context, "CONFIDENCE")
+        polygons = self.output(parameters, context, "POLYGONS")
         if confidence:
             request["confidence"] = confidence
         direct = Path(polygons).suffix.lower() == ".gpkg"

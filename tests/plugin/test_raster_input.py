@@ -280,6 +280,6 @@ def test_a_crs_without_a_code_travels_as_wkt(tmp_path):
     layer.setCrs(own)
     described = gdal.Open(source_of(layer, tmp_path))
     np.testing.assert_array_equal(described.ReadAsArray(), values)
-    assert "Lambert Azimuthal Equal Area" in described.GetProjection()
+    assert "Lambert_Azimuthal_Equal_Area" in described.GetProjection()
     assert crs_text(own).startswith("PROJCRS")
     assert crs_text(UTM) == "EPSG:32632"
