@@ -390,7 +390,7 @@ class GairAlgorithm(QgsProcessingAlgorithm):
             return str(Path.cwd() / path)
         if self.parameterDefinition(name).flags() & QgsProcessingParameterDefinition.Flag.FlagOptional:
             return ""
-        raise QgsProcessingException(tr("{name} has no place. Give a file to write.").format(name=name))
+        raise QgsProcessingException(tr("{name} is missing. Give a file to write.").format(name=name))
 
     def bands(
         self, parameters: Values, context: QgsProcessingContext, name: str = "BANDS"
@@ -421,7 +421,7 @@ class GairAlgorithm(QgsProcessingAlgorithm):
         return self._rasters[name].crs
 
     def name_layer(self, context: QgsProcessingContext, output: str, name: str) -> None:
-        raise QgsProcessingException(tr("{name} is missing. Give a file to write.").format(name=name))
+        """Give an output's layer a name that says more than the parameter's, where it will be loaded."""
         if context.willLoadLayerOnCompletion(output):
             context.layerToLoadOnCompletionDetails(output).name = name
             Figure().watch(context, output)
