@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import runpy
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ def package(destination: Path | None = None) -> Path:
         destination: Where it goes; default: ``build/gair-<version>.zip``.
 
     Raises:
-        SystemExit: pb_tool failed, or pb_tool.cfg leaves staged files out.
+        SystemExit: pb_tool failed or left staged files out.
     """
     shutil.rmtree(WORK, ignore_errors=True)
     # A stage of its own: the one that QGIS and the tests load gets caches while they run.
@@ -36,7 +37,7 @@ def package(destination: Path | None = None) -> Path:
     deployed.mkdir(parents=True)
     command = [Path(sys.executable).with_name("pb_tool"), "zip", "-q", "-n", "-p", deployed]
     run = subprocess.run(
-        [*command, "--config_file", CONFIGURATION, "--release-version", version()],
+        [*command, "--config_file", _configuration(staged), "--release-version", version()],
         cwd=staged,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -48,9 +49,22 @@ def package(destination: Path | None = None) -> Path:
         raise SystemExit(f"pb_tool failed:\n{run.stdout}{run.stderr}")
     missing = [path for path in wanted if not (deployed / NAME / path).is_file()]
     if missing:
-        raise SystemExit(f"{CONFIGURATION.name} leaves out {', '.join(map(str, missing))}; add them there")
+        raise SystemExit(f"pb_tool left out {', '.join(map(str, missing))}")
     destination = destination or ROOT / "build" / f"{NAME}-{version()}.zip"
     return made.replace(destination)
+
+
+def _configuration(staged: Path) -> Path:
+    """Write pb_tool.cfg with the names of what is staged, which pb_tool wants one by one."""
+    configuration = configparser.ConfigParser()
+    configuration.read(CONFIGURATION, encoding="utf-8")
+    files = configuration["files"]
+    files["python_files"] = " ".join(sorted(path.name for path in staged.glob("*.py")))
+    files["extra_dirs"] = " ".join(sorted(path.name for path in staged.iterdir() if path.is_dir()))
+    filled_in = WORK / CONFIGURATION.name
+    with filled_in.open("w", encoding="utf-8") as file:
+        configuration.write(file)
+    return filled_in
 
 
 def _files(folder: Path) -> list[Path]:
