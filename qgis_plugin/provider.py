@@ -44,10 +44,6 @@ class GairProvider(QgsProcessingProvider):
         """Return the endings that gair_core writes rasters to."""
         return ["tif", "tiff"]
 
-    def supportedOutputVectorLayerExtensions(self) -> list[str]:
-        """Return the endings that gair_core writes vectors to, the default first."""
-        return ["gpkg", "geojson", "csv"]
-
     def supportsNonFileBasedOutput(self) -> bool:
-        """Return that outputs are always files: another process writes them."""
-        return False
+        """Return that points may go into temporary layers and databases: QGIS writes them."""
+        return True
