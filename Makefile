@@ -38,7 +38,7 @@ plugin: setup
 # make demo SCENE=scene.tif PHOTOS=photos.csv; without them a made-up scene.
 demo: setup setup-qgis plugin
 	$(BIN)/python tools/demo.py --qgis-python $(QGIS_PYTHON) \
-		$(if $(SCENE),--scene $(SCENE)) $(if $(PHOTOS),--photos $(PHOTOS))
+		$(if $(SCENE),--scene "$(SCENE)") $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 test: test-core test-plugin
 
