@@ -147,6 +147,9 @@ class WorkerClient:
 
     @contextlib.contextmanager
     def _my_turn(self, cancelled: Callable[[], bool]) -> Iterator[None]:
+        if self._owner == threading.get_ident():
+            # A window that handles events meanwhile may start another algorithm: waiting would never end.
+            raise WorkerError("busy", "another task runs in this thread", "Start it again after that one.")
         while not self._turn.acquire(timeout=_POLL_SECONDS):
             self._refuse_when(cancelled())
         self._owner = threading.get_ident()

@@ -506,6 +506,22 @@ def test_a_callback_may_close_the_client(stand_in: Callable[[str], Path]) -> Non
     assert client.process_id is None
 
 
+def test_a_callback_cannot_start_another_task(stand_in: Callable[[str], Path]) -> None:
+    python = stand_in(
+        ANSWER + "    answer(progress=0.5, message='')\n    answer(result={})\n    sys.stdin.read()"
+    )
+    kinds: list[str] = []
+
+    def report(fraction: float, message: str) -> None:
+        with pytest.raises(WorkerError) as caught:
+            client.run("models", {})
+        kinds.append(caught.value.kind)
+
+    with client_of(python) as client:
+        assert client.run("models", {}, report=report) == {}
+    assert kinds == ["busy"]
+
+
 def test_another_interpreter_counts_at_once(stand_in: Callable[[str], Path], tmp_path: Path) -> None:
     python = stand_in(ANSWER + "    answer(result={'python': os.getpid()})\n    sys.stdin.read()")
     other = tmp_path / "other"
