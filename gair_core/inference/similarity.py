@@ -339,7 +339,9 @@ def _rasters(run: _Run, photos: _Photos) -> list[_Raster]:
                 "warning", f"{photos.names[index]}: its window does not meet the extent; no raster."
             )
         else:
-            rasters.append(_Raster(output / name, near, (photos.names[index],), np.eye(1, count, index)))
+            # Without its folder, which may be private, as in the provenance.
+            band = Path(photos.names[index]).name
+            rasters.append(_Raster(output / name, near, (band,), np.eye(1, count, index)))
     if not rasters:
         raise BadInputError(
             "No photo's window meets the extent.", "Choose another extent or a larger --radius, or full."

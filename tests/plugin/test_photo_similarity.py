@@ -305,6 +305,7 @@ def test_mode_photo_fills_a_folder(shared, tmp_path, name):
     names = ["detroit_sv.tif", "sacramento_sv.tif", "tokyo_sv.tif"]
     assert result["OUTPUT_RASTERS"] == [str(folder / file) for file in names]
     raster, scene = QgsRasterLayer(str(folder / "detroit_sv.tif")), QgsRasterLayer(scene_path(shared))
+    assert raster.bandName(1) == "Band 1: detroit_sv.jpg"
     # 300 m to the north and south of the photo, in pixels of 10 m, whole ones.
     assert raster.height() in (60, 61, 62)
     assert raster.extent().contains(QgsPointXY(LON, LAT))
