@@ -29,7 +29,7 @@ class DataConfig(Config):
     Attributes:
         store: Folder of the store.
         split: Split to train on.
-        evaluation_split: Split to evaluate on while training.
+        evaluation_split: Split to evaluate on while training; None evaluates nothing.
         workers: Processes that read ahead on each rank; 0 reads in the training process.
         prefetch: Batches that each of them keeps ready.
         min_valid: Valid fraction below which a window is drawn again from another date.
@@ -38,7 +38,7 @@ class DataConfig(Config):
 
     store: Path
     split: str = "train"
-    evaluation_split: str = "validation"
+    evaluation_split: str | None = "validation"
     workers: int = Field(4, ge=0)
     prefetch: Positive = 4
     min_valid: float = Field(0.5, ge=0, le=1)

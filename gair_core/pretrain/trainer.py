@@ -190,6 +190,11 @@ class _Run:
             # Without a photo such a sample has nothing to say.
             indices = self.store.samples.select(split=config.data.split, with_photo=True)
         self.indices = indices
+        if config.objective.kind == "contrastive" and config.data.evaluation_split is not None:
+            # Better now than after the last step.
+            self.store.samples.select(
+                split=config.data.evaluation_split, with_photo="photo" in config.modalities
+            )
         self.steps = config.steps or config.epochs * (len(indices) // config.sampling.batch_size)
         self.progress = Progress()
         # The same weights on all ranks, whatever was drawn before.
@@ -355,14 +360,15 @@ class _Run:
 
     def _evaluate(self, log: RunLog | None) -> None:
         """Evaluate on the first rank, and keep the model when it is the best."""
-        if self.fabric.is_global_zero and isinstance(self.objective, ContrastiveObjective):
-            config = self.config
+        config, split = self.config, self.config.data.evaluation_split
+        contrastive = isinstance(self.objective, ContrastiveObjective)
+        if self.fabric.is_global_zero and contrastive and split is not None:
             # So that evaluating leaves no trace in what follows.
             with torch.random.fork_rng(devices=[]), _evaluating(self.model), self.fabric.autocast():
                 metrics = evaluate(
                     self.model,
                     self.store,
-                    config.data.evaluation_split,
+                    split,
                     config.evaluation,
                     modalities=config.modalities,
                 )

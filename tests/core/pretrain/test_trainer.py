@@ -221,3 +221,18 @@ def test_the_command_line_trains(store: Path, tmp_path: Path) -> None:
     done = subprocess.run([*script, str(path), "steps=2"], check=False, **options)
     assert done.returncode == 0, done.stderr
     assert "photo_to_scene_recall_1" in done.stdout
+
+
+def test_a_store_without_the_split_to_evaluate_on_is_refused_before_the_first_step(
+    store: Path, tmp_path: Path
+) -> None:
+    steps: list[int] = []
+    with pytest.raises(BadInputError, match="in the split 'holdout'; it has test"):
+        pretrain(
+            config(store, tmp_path / "run", data={"evaluation_split": "holdout"}),
+            show_progress=False,
+            on_step=lambda step, _: steps.append(step),
+        )
+    assert not steps
+    run(store, tmp_path / "run", steps=1, data={"evaluation_split": None})
+    assert not (tmp_path / "run" / "evaluation.csv").exists()
