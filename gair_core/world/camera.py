@@ -292,6 +292,9 @@ class Camera:
         exact = (ground + flat - rays.eye) / down
         previous = march.distance[np.maximum(sample - 1, 0)] * (step > 0)
         distance = np.where(level, np.clip(exact, np.maximum(previous, 0.5), distance), distance)
+        # Where the line of sight comes down on a crop it shows its top, else its side at the field's edge.
+        on_top = (kind == FOLIAGE) & level & (exact >= previous)
+        seen = np.where(on_top, top, seen)
         view = View(
             kind=kind,
             distance=np.where(sky, np.float32(np.inf), distance),

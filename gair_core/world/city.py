@@ -314,7 +314,7 @@ class _Studio:
         self.surface = surface
         self.palette = palette
         self.shader = Shader(surface, palette, city.region, city.seed)
-        self.gloom = 0.25 + 0.3 * (city.region.dry_strength < 0.5)
+        self.gloom = 0.2 + 0.2 * (city.region.dry_strength < 0.5)
 
     def photo(self, x: float, y: float, bearing: float, shape: tuple[int, int]) -> Bytes:
         """Take one photo from local coordinates in a grid direction (radians)."""

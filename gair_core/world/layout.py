@@ -192,11 +192,11 @@ def _towns(city: Character, x: float, y: float) -> float:
     for j in range(row - 1, row + 2):
         for i in range(column - 1, column + 2):
             home = i == 0 and j == 0
-            reach = 0.06 if home else 0.3
+            reach = 0.1 if home else 0.3
             cx = (i + (uniform_of(city.seed, 31, i, j) - 0.5) * 2 * reach) * TOWN
             cy = (j + (uniform_of(city.seed, 32, i, j) - 0.5) * 2 * reach) * TOWN
             size = (
-                700 + 900 * uniform_of(city.seed, 33, i, j)
+                450 + 900 * uniform_of(city.seed, 33, i, j)
                 if home
                 else 300 + 800 * uniform_of(city.seed, 34, i, j)
             )

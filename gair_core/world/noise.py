@@ -6,6 +6,7 @@ for, in whatever order, which is what lets the world be of any size without seam
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -125,8 +126,9 @@ def layered_noise(x: Floats, y: Floats, wavelength: float, octaves: int, seed: i
     return total
 
 
+@lru_cache(maxsize=32)
 def texture(seed: int, roughness: float) -> Floats:
-    """Make a tiling random texture with a power-law spectrum.
+    """Make a tiling random texture with a power-law spectrum; read-only, because it is kept.
 
     Args:
         seed: Another seed gives another texture.
@@ -142,7 +144,9 @@ def texture(seed: int, roughness: float) -> Floats:
     spectrum *= frequency**-roughness
     spectrum[0, 0] = 0.0
     field = np.fft.irfft2(spectrum, s=noise.shape)
-    return np.asarray(field / field.std(), dtype=np.float32)
+    tile = np.asarray(field / field.std(), dtype=np.float32)
+    tile.setflags(write=False)
+    return tile
 
 
 def look_up(tile: Floats, x: Floats, y: Floats) -> Floats:

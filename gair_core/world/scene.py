@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -148,11 +148,6 @@ def _shadows(top: npt.NDArray[np.float16], azimuth: float, elevation: float, mar
     return lit
 
 
-@lru_cache(maxsize=4)
-def _texture_of(seed: int) -> Floats:
-    return texture(seed_of(seed, 71), 0.6)
-
-
 class SceneRenderer:
     """Draws a window of a city on any days of one year; the surface is sampled once.
 
@@ -233,7 +228,7 @@ class SceneRenderer:
         inner = slice(_REACH, -_REACH)
         material = self._samples.material[inner, inner]
         gain = self._samples.tint[inner, inner].astype(np.float32)
-        grain = _texture_of(self.seed)
+        grain = texture(seed_of(self.seed, 71), 0.6)
         gain *= 1 + 0.035 * look_up(grain, (x[inner] / _STEP)[None], (y[inner] / _STEP)[:, None])
         slope = self._hill_shade(x[inner][::SAMPLES], y[inner][::SAMPLES], sun)
         water = (material == CODE["water"]) | (material == CODE["shallow water"])

@@ -364,9 +364,11 @@ class Shader:
         material, z = view.material[index], view.height[index]
         colour = self.palette.colour[material]
         tree = material < FIRST_CROP
-        around = view.azimuth[index] * distance
+        on_top = (z >= view.extent[index]) & ((material >= FIRST_CROP) | (material == CODE["shrub"]))
+        around = np.where(on_top, view.x[index], view.azimuth[index] * distance)
+        beside = np.where(on_top, view.y[index], z)
         scale = np.where(tree, np.float32(9.0), np.float32(14.0))
-        u, v = around * scale, z * scale + (key & np.uint32(511)).astype(np.float32)
+        u, v = around * scale, beside * scale + np.where(on_top, 0, key & np.uint32(511)).astype(np.float32)
         fade = np.clip(45 / np.maximum(distance, 1), 0.12, 1)
         leaves = np.clip(look_up_smoothly(self.grain, u, v), -1.6, 1.6) * fade
         clumps = np.clip(look_up_smoothly(self.patches, u * 0.2, v * 0.2), -2, 2) * np.clip(4 * fade, 0, 1)

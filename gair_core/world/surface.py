@@ -308,6 +308,17 @@ class Surface:
         grown: Flags = woods & ~(felled & (kind == plan.WOODS))
         return grown
 
+    def undeveloped(self, place: Place) -> tuple[Flags, Flags]:
+        """Return where a block in town is still a meadow, and where it has just been cleared for building.
+
+        One block in eight is developed in one of the years 2017 to 2032; it lies bare for two years before.
+        """
+        key = mixed(place.block ^ np.uint32(0xB10C))
+        ready = 2017 + np.floor(unit(key, 1) * 16)
+        late = (place.kind <= plan.INDUSTRY) & (unit(key, 0) < 0.125) & (self.year < ready)
+        bare = late & (self.year >= ready - 2)
+        return late & ~bare, bare
+
     def greens(self, place: Place) -> Flags:
         """Return where a block in town is a small park, a school ground or a playing field."""
         return (place.kind <= plan.INDUSTRY) & (unit(place.block, 1) < 0.075)
@@ -334,7 +345,14 @@ class Surface:
         dry = np.minimum(place.fields[:, plan.LAKE], place.fields[:, plan.RIVER]) > 9
         clear = (place.main_gap > table[:, plan.MARGIN] + np.where(ring, 0, 2)) & dry
         open_land = (place.fields[:, plan.WOODLAND] < -0.05) | (place.kind < plan.FIELDS)
-        wanted = inside & clear & open_land & ~self.greens(place) & (unit(key, 2) < table[:, plan.PRESENCE])
+        wanted = (
+            inside
+            & clear
+            & open_land
+            & ~self.greens(place)
+            & ~np.logical_or(*self.undeveloped(place))
+            & (unit(key, 2) < table[:, plan.PRESENCE])
+        )
         # One plot in fourteen was built on in one of the years 2015 to 2028.
         young = unit(mixed(key ^ np.uint32(77)), 0)
         built = (young >= 1 / 14) | (2015 + np.floor(young * 14 * 14) <= self.year)
@@ -434,6 +452,8 @@ class Surface:
         # Some blocks are leafier than others.
         share = np.where(wooded, 0.97, table[:, plan.TREES] * (0.35 + 1.3 * unit(place.block, 2)))
         share = np.where(self.greens(place), np.float32(0.3), share)
+        felled = (place.kind == plan.WOODS) & ~wooded
+        share = np.where(felled | np.logical_or(*self.undeveloped(place)), np.float32(0.02), share)
         grows = (unit(key, 0) < share) & (gap > table[:, plan.MARGIN] + 0.5)
         squared = (da * da + db * db) / radius**2
         size = np.where(grows & (squared < 1), 1 - squared, 0)
@@ -487,6 +507,9 @@ class Surface:
         green = self.greens(place)
         pitch = unit(place.block, 0) < 0.3
         material[green] = np.where(pitch[green], CODE["playing field"], CODE["grass"])
+        meadow, cleared = self.undeveloped(place)
+        material[meadow] = CODE["grass"]
+        material[cleared] = CODE["bare soil"]
         pavement = (place.road < table[:, plan.MARGIN]) & lots & (place.road_width > 0)
         material[pavement] = CODE["paving"]
         verge = (place.road < 1.5) & ~lots & (place.road_width > 0) & (kind != plan.BARREN)
@@ -552,6 +575,10 @@ class Surface:
         cover[rural & (crowns.top > 2) & (built.top == 0)] = COVER["forest"]
         cover[rural & (built.top > 2)] = COVER["sparse built-up"]
         cover[built.cleared & ~rural] = COVER["bare soil"]
+        meadow, cleared = self.undeveloped(place)
+        cover[meadow] = COVER["grass"]
+        cover[cleared] = COVER["bare soil"]
+        cover[self.greens(place)] = COVER["grass"]
         cover[self._road_on_ground(place)] = COVER["road"]
         cover[self.water(place)] = COVER["water"]
         return cover

@@ -287,8 +287,8 @@ def write_store(
     listed = list(cities)
     finished = writer.finished_units()
     for number, city in enumerate(listed):
-        progress.raise_if_cancelled()
         progress.report(number / len(listed), f"city {number + 1} of {len(listed)}: {city.name}")
+        progress.raise_if_cancelled()
         if unit_name(city) not in finished:
             with writer.unit(unit_name(city)) as unit:
                 write_unit(
