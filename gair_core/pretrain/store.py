@@ -732,14 +732,12 @@ def _read_samples(folder: Path) -> Samples:
 
 
 def _with_splits(table: pa.Table, config: SplitConfig) -> pa.Table:
-    given = np.array(table["split"].to_pylist(), dtype=np.str_)
-    if (given != "").all():
-        return table
-    if (given != "").any():
-        raise BadInputError("Some samples have a split and some have none.", "Give all of them or none.")
-    city = np.array(table["city"].to_pylist(), dtype=np.str_)
-    lonlat = np.column_stack([table["lon"].to_numpy(), table["lat"].to_numpy()])
-    split = assign_splits(spatial_groups(city, lonlat, config.cell_degrees), config)
+    split = np.array(table["split"].to_pylist(), dtype="<U10")
+    open_ones = split == ""
+    if open_ones.any():
+        city = np.array(table["city"].to_pylist(), dtype=np.str_)[open_ones]
+        lonlat = np.column_stack([table["lon"].to_numpy(), table["lat"].to_numpy()])[open_ones]
+        split[open_ones] = assign_splits(spatial_groups(city, lonlat, config.cell_degrees), config)
     return table.set_column(table.schema.get_field_index("split"), "split", pa.array(split.tolist()))
 
 

@@ -111,6 +111,19 @@ def test_an_interrupted_build_continues(tmp_path: Path) -> None:
         StoreWriter(tmp_path / "s")
 
 
+def test_splits_that_are_given_stay_and_the_others_are_drawn(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path / "s")
+    with writer.unit("u") as unit:
+        unit.add_tile(make_tile("a", 0))
+        for number, city in enumerate("abcdefgh"):
+            split = "test" if city == "c" else ""
+            unit.add_sample(Sample(str(number), "a", 1, 1, 0, 0, city=city, split=split))
+    summary = writer.finish(SplitConfig(validation=0.3, test=0))
+    assert summary.splits == {"train": 5, "validation": 2, "test": 1}
+    samples = Store(tmp_path / "s").samples
+    assert samples.split[samples.city == "c"].tolist() == ["test"]
+
+
 def test_impossible_input_is_named(tmp_path: Path) -> None:
     writer = StoreWriter(tmp_path / "s")
     with writer.unit("u") as unit:
