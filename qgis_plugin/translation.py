@@ -1,7 +1,7 @@
 """Texts in the user's language.
 
 `tr` marks a text and translates it at once; `translatable` only marks it, for texts that are constants of a
-class and are translated when they are shown. ``packaging/extract_texts.py`` collects both into a ``.ts`` file
+class and are translated when they are shown. ``tools/extract_texts.py`` collects both into a ``.ts`` file
 under the context ``Gair``; a file ``i18n/gair_<language>.qm`` made of it is loaded when the plugin starts.
 """
 
