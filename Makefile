@@ -8,7 +8,7 @@ QGIS_PYTHON ?= /usr/bin/python3
 QGIS_VENV := .venv-qgis
 QGIS_STAMP := $(QGIS_VENV)/.installed
 
-.PHONY: setup setup-qgis stage plugin demo test test-core test-plugin test-slow check format lock clean
+.PHONY: setup setup-qgis stage plugin demo screenshots test test-core test-plugin test-slow check format lock clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,10 @@ plugin: setup
 demo: setup setup-qgis plugin
 	$(BIN)/python tools/demo.py --qgis-python $(QGIS_PYTHON) \
 		$(if $(SCENE),--scene "$(SCENE)") $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+# The pictures of docs/, taken of a QGIS window with the made-up scene.
+screenshots: setup setup-qgis
+	$(BIN)/python tools/screenshots.py
 
 test: test-core test-plugin
 
