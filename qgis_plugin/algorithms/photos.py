@@ -124,6 +124,16 @@ class TableAlgorithm(GairAlgorithm):
             raise QgsProcessingException(tr("Cancelled: nothing was written."))
         return self._table, self._rows
 
+    def run_task(self, task: str, request: dict[str, Any], feedback: QgsProcessingFeedback) -> dict[str, Any]:
+        """Run a task as every algorithm does; an error names the layer, not the table that was made of it."""
+        try:
+            return super().run_task(task, request, feedback)
+        except QgsProcessingException as error:
+            if self._table is None or self._rows is None:
+                raise
+            text = str(error).replace(self._table.path, f"'{self._rows.name}'")
+            raise QgsProcessingException(text) from None
+
     def photo_paths(self) -> Sequence[str]:
         """Return the absolute path of each row's photo, empty where it names none."""
         return () if self._paths is None else self._paths.paths

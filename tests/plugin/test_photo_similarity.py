@@ -248,7 +248,7 @@ def test_half_of_the_photos_missing_are_named_and_the_rest_is_used(shared):
 
 
 def test_no_photo_left_is_an_error_and_leaves_nothing(shared, tmp_path):
-    with pytest.raises(QgsProcessingException, match=r"None of the 1 photos.*1 missing"):
+    with pytest.raises(QgsProcessingException, match=r"None of the 1 photos of 'my photos'.*1 missing"):
         run(
             {
                 "INPUT": scene_path(shared),
