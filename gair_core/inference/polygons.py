@@ -30,6 +30,7 @@ from gair_core.geo.footprint import apply_affine, transform_points
 from gair_core.geo.grid import Grid
 from gair_core.heads.base import NODATA, HeadClass
 from gair_core.inference import outputs
+from gair_core.inference.vectors import GEOPACKAGE_OPTIONS
 
 Classes = npt.NDArray[Any]
 Patch = tuple[int, shapely.Polygon]
@@ -202,6 +203,7 @@ class PolygonWriter:
                 self._table.path,
                 layer=layer,
                 driver="GPKG",
+                dataset_options={} if self._table.path.exists() else GEOPACKAGE_OPTIONS,
                 append=self._table.path.exists(),
                 geometry_type="Polygon" if layer == self._table.layer else None,
             )

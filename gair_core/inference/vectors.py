@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".csv", ".parquet")
+# Read without a warning by the GDAL of QGIS 3.22, which knows the format up to 1.3.
+GEOPACKAGE_OPTIONS = {"VERSION": "1.2"}
 
 # Names that the GeoPackage driver and readers of its files claim for the key and the geometry.
 _RESERVED = ("fid", "geom", "geometry")
@@ -186,6 +188,7 @@ def _write_with_gdal(frame: geopandas.GeoDataFrame, temporary: Path, output: Pat
                 temporary,
                 layer=layer,
                 driver="GeoJSON" if geojson else "GPKG",
+                dataset_options={} if geojson else GEOPACKAGE_OPTIONS,
                 layer_options={"RFC7946": "YES"} if geojson else {},
             )
     except (DataLayerError, DataSourceError, FeatureError) as error:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 
 import geopandas
 import numpy as np
@@ -93,6 +95,12 @@ def test_bad_destinations(frame, tmp_path):
         write_vector(geopandas.GeoDataFrame(geometry=[Point(0, 0)]), tmp_path / "q.gpkg", "t")
     with pytest.raises(ValueError, match="1 embeddings for 2 rows"):
         write_vector(frame, tmp_path / "q.gpkg", "t", embeddings=np.zeros((1, 3), "float32"))
+
+
+def test_geopackages_suit_the_gdal_of_old_qgis(frame, tmp_path):
+    path = write_vector(frame, tmp_path / "p.gpkg", "t")
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (10200,)
 
 
 @pytest.mark.parametrize("name", ["gpkg_a", "SQLite_a", "a b ü", "it's", 'a"b'])
