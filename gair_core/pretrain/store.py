@@ -23,6 +23,7 @@ import os
 import re
 import shutil
 import tarfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
@@ -752,10 +753,12 @@ def _summarise(table: pa.Table) -> StoreSummary:
 
 
 def _check_unique(ids: list[str], folder: Path) -> None:
-    seen: set[str] = set()
-    repeated = next((name for name in ids if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
-    if repeated is not None:
-        raise BadInputError(f"The id {repeated!r} occurs twice in the store {folder}.", "Make ids unique.")
+    repeated = [name for name, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise BadInputError(
+            f"{len(repeated)} ids occur more than once in the store {folder}, among them {repeated[0]!r}.",
+            "Make ids unique.",
+        )
 
 
 def _part(path: Path) -> Path:
