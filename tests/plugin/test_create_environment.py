@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -143,3 +144,5 @@ def test_a_real_environment_works(provider: object, tmp_path: Path, monkeypatch:
     assert checked["PYTHON"] == result["PYTHON"]
     assert os.fspath(tmp_path) in result["PYTHON"]
     close_shared_client()
+    # pytest keeps the folders of its last runs; this one has gigabytes.
+    shutil.rmtree(tmp_path)
