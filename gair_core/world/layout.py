@@ -233,69 +233,117 @@ def _kind(city: Character, key: tuple[int, int], urban: float, woodland: float) 
     return _rural_kind(city.region, draw, woodland)
 
 
-def _district(city: Character, key: tuple[int, int], kind: int, urban: float) -> Floats:
+@dataclass(frozen=True)
+class _Draft:
+    """A district whose row of the table is being worked out; ``draw`` gives its own random numbers."""
+
+    city: Character
+    key: tuple[int, int]
+    kind: int
+    urban: float
+
+    @property
+    def region(self) -> Region:
+        return self.city.region
+
+    @property
+    def style(self) -> _Style:
+        return _STYLES[self.kind]
+
+    @property
+    def farmed(self) -> bool:
+        return self.kind in (FIELDS, PASTURE)
+
+    @property
+    def rural(self) -> bool:
+        return self.kind in RURAL
+
+    def draw(self, number: int) -> float:
+        return uniform_of(self.city.seed, number, *self.key)
+
+
+def _district(draft: _Draft) -> Floats:
     """Return one row of the table of districts, but for its place."""
-    seed, region, style = city.seed, city.region, _STYLES[kind]
-
-    def draw(number: int) -> float:
-        return uniform_of(seed, number, *key)
-
-    rural = kind in RURAL
-    angle = city.direction + (0.05 * (draw(51) - 0.5) if region.grid else np.pi * draw(51))
-    scale = (
-        region.field_size * (0.65 + 0.7 * draw(52)) if kind in (FIELDS, PASTURE) else 0.85 + 0.3 * draw(52)
-    )
-    block_a, block_b = style.block[0] * scale, style.block[1] * scale
-    street = (
-        (1.9 if kind in (FIELDS, PASTURE) else 1.6)
-        if rural
-        else region.street * (0.8 if kind == HOUSES else 1.0)
-    )
-    edge = 2 * (street + style.margin)
-    lots_a, lots_b = (
-        max(1, round((block_a - edge) / style.lot[0])),
-        max(1, round((block_b - edge) / style.lot[1])),
-    )
-    if kind == HOUSES:
-        lots_b = 2
-    palette = region.flat_roofs if kind in (CENTRE, TOWERS, INDUSTRY) else region.roofs
-    if kind == CENTRE and region.pitch > 0.3:
-        palette = region.roofs
-    floor = style.floor
-    if floor == "barren":
-        floor = ("bare soil", "sand", "rock")[int(3 * draw(53))] if region.aridity > 0.4 else "shrub"
     row = np.zeros(30, dtype=np.float32)
-    row[[COS, SIN]] = np.cos(angle), np.sin(angle)
-    row[[BLOCK_A, BLOCK_B, STREET, KIND]] = block_a, block_b, street, kind
-    row[STAGGER] = 0.0 if region.grid else 0.5
-    row[[LOT_A, LOT_B]] = (block_a - edge) / lots_a, (block_b - edge) / lots_b
-    row[[LOTS_A, LOTS_B]] = lots_a, lots_b
-    row[[FILL_A, FILL_B]] = style.fill
-    high = style.height[1] * (0.8 + 0.4 * draw(54))
-    if kind == CENTRE:
-        high *= 0.5 + 0.6 * urban + 1.4 * region.towers * urban
-    if kind == TOWERS:
-        high *= 0.45 + 0.8 * urban
-    row[[LOW, HIGH, HIGH_POWER]] = style.height[0], high, style.skew
-    row[PITCH] = (
-        region.pitch
-        if kind in (HOUSES, FIELDS, PASTURE, PARK) or (kind == CENTRE and region.pitch > 0.3)
-        else 0
-    )
-    row[[PRESENCE, RING, MARGIN]] = style.presence, style.ring, style.margin
-    row[MAIN_ROAD] = 3.4 if rural else 7.0
-    row[TRACKS] = 0.35 if kind in (FIELDS, PASTURE) else 0.12 if rural else 1.0
-    green = 0.4 if region.aridity > 0.3 else 1.0
-    row[TREES] = (
-        style.trees * (green if kind != WOODS else 1.0) * (0.6 + 0.8 * draw(55) if kind != WOODS else 1.0)
-    )
-    row[ROOF] = CODE[palette[int(draw(56) ** 1.6 * len(palette))]]
-    row[SECOND_ROOF] = CODE[palette[int(draw(58) * len(palette))]]
-    row[WALL] = int(draw(57) ** 1.4 * len(region.walls))
-    hedges = 0.35 * (1 - region.aridity) * (region.woods > 0.03) if kind in (FIELDS, PASTURE) else 0.5 * green
-    row[ROW_TREES] = hedges if kind not in (WOODS, BARREN) else 0.0
-    row[FLOOR] = -1 if floor == "fields" else CODE[floor]
+    row[KIND] = draft.kind
+    _lay_streets(row, draft)
+    _divide_into_lots(row, draft)
+    _choose_buildings(row, draft)
+    _choose_colours(row, draft)
+    _plant(row, draft)
     return row
+
+
+def _lay_streets(row: Floats, draft: _Draft) -> None:
+    region, style, kind = draft.region, draft.style, draft.kind
+    angle = draft.city.direction + (0.05 * (draft.draw(51) - 0.5) if region.grid else np.pi * draft.draw(51))
+    row[[COS, SIN]] = np.cos(angle), np.sin(angle)
+    scale = 0.85 + 0.3 * draft.draw(52)
+    if draft.farmed:
+        scale = region.field_size * (0.65 + 0.7 * draft.draw(52))
+    row[[BLOCK_A, BLOCK_B]] = style.block[0] * scale, style.block[1] * scale
+    if draft.rural:
+        row[STREET] = 1.9 if draft.farmed else 1.6
+    else:
+        row[STREET] = region.street * (0.8 if kind == HOUSES else 1.0)
+    row[STAGGER] = 0.0 if region.grid else 0.5
+    row[MARGIN] = style.margin
+    row[MAIN_ROAD] = 3.4 if draft.rural else 7.0
+    row[TRACKS] = 0.35 if draft.farmed else 0.12 if draft.rural else 1.0
+
+
+def _divide_into_lots(row: Floats, draft: _Draft) -> None:
+    edge = 2 * (row[STREET] + row[MARGIN])
+    for block, lot, lots, wanted in ((BLOCK_A, LOT_A, LOTS_A, 0), (BLOCK_B, LOT_B, LOTS_B, 1)):
+        row[lots] = max(1, round(float(row[block] - edge) / draft.style.lot[wanted]))
+        if draft.kind == HOUSES and lots == LOTS_B:
+            # Back to back, so that every house has a street.
+            row[lots] = 2
+        row[lot] = (row[block] - edge) / row[lots]
+
+
+def _choose_buildings(row: Floats, draft: _Draft) -> None:
+    region, style, kind = draft.region, draft.style, draft.kind
+    high = style.height[1] * (0.8 + 0.4 * draft.draw(54))
+    if kind == CENTRE:
+        high *= 0.5 + 0.6 * draft.urban + 1.4 * region.towers * draft.urban
+    if kind == TOWERS:
+        high *= 0.45 + 0.8 * draft.urban
+    row[[FILL_A, FILL_B]] = style.fill
+    row[[LOW, HIGH, HIGH_POWER]] = style.height[0], high, style.skew
+    pitched = draft.farmed or kind in (HOUSES, PARK) or (kind == CENTRE and region.pitch > 0.3)
+    row[PITCH] = region.pitch if pitched else 0
+    row[[PRESENCE, RING]] = style.presence, style.ring
+
+
+def _choose_colours(row: Floats, draft: _Draft) -> None:
+    region, kind = draft.region, draft.kind
+    large = kind in (TOWERS, INDUSTRY) or (kind == CENTRE and region.pitch <= 0.3)
+    palette = region.flat_roofs if large else region.roofs
+    row[ROOF] = CODE[palette[int(draft.draw(56) ** 1.6 * len(palette))]]
+    row[SECOND_ROOF] = CODE[palette[int(draft.draw(58) * len(palette))]]
+    row[WALL] = int(draft.draw(57) ** 1.4 * len(region.walls))
+    floor = draft.style.floor
+    if floor == "barren":
+        floor = "shrub"
+        if region.aridity > 0.4:
+            floor = ("bare soil", "sand", "rock")[int(3 * draft.draw(53))]
+    # The floor of fields is their crop, which changes from field to field.
+    row[FLOOR] = -1 if floor == "fields" else CODE[floor]
+
+
+def _plant(row: Floats, draft: _Draft) -> None:
+    region = draft.region
+    # Beyond the tree line nothing is planted, and little where it is dry.
+    green = 0.0 if region.mean_temperature < -4 else 0.4 if region.aridity > 0.3 else 1.0
+    if draft.kind == WOODS:
+        row[TREES] = draft.style.trees
+    else:
+        row[TREES] = draft.style.trees * green * (0.6 + 0.8 * draft.draw(55))
+    if draft.farmed:
+        row[ROW_TREES] = 0.35 * (1 - region.aridity) * (region.woods > 0.03)
+    elif not draft.rural:
+        row[ROW_TREES] = 0.5 * green
 
 
 def plan(city: Character, west: float, south: float, width: float, height: float) -> Layout:
@@ -333,7 +381,7 @@ def _placed_district(city: Character, key: tuple[int, int]) -> Floats:
     point_x, point_y = np.array([[x]], dtype=np.float32), np.array([[y]], dtype=np.float32)
     noise = layered_noise(point_x, point_y, 850, 4, seed_of(city.seed, 27))
     woodland = float(noise[0, 0]) - (0.62 - 0.95 * city.region.woods)
-    row = _district(city, key, _kind(city, key, urban, woodland), urban)
+    row = _district(_Draft(city, key, _kind(city, key, urban, woodland), urban))
     row[[SITE_X, SITE_Y]] = x, y
     return row
 

@@ -124,7 +124,7 @@ def _sample_points(surface: Surface, x: Floats, y: Floats) -> tuple[Bytes, Float
     return material, top, tint, surface.cover(place, crowns, built)
 
 
-def _shadows(top: npt.NDArray[np.float16], azimuth: float, elevation: float, margin: int) -> Floats:
+def _shadows(top: Floats, azimuth: float, elevation: float, margin: int) -> Floats:
     """Return the share of direct light, 0 or 1, for the inner part of a raster of heights.
 
     Args:
@@ -134,6 +134,8 @@ def _shadows(top: npt.NDArray[np.float16], azimuth: float, elevation: float, mar
         margin: Samples to leave out on every side of the result.
     """
     height, width = (side - 2 * margin for side in top.shape)
+    # Half precision stores well and compares slowly.
+    top = top.astype(np.float32)
     own = top[margin : margin + height, margin : margin + width]
     lit = np.ones((height, width), dtype=np.float32)
     rise = np.tan(np.radians(max(elevation, 8.0)))
@@ -144,7 +146,7 @@ def _shadows(top: npt.NDArray[np.float16], azimuth: float, elevation: float, mar
         if max(abs(row), abs(column)) > margin:
             break
         there = top[margin + row : margin + row + height, margin + column : margin + column + width]
-        lit[there > own + np.float16(distance * _STEP * rise)] = 0
+        lit[there > own + np.float32(distance * _STEP * rise)] = 0
     return lit
 
 

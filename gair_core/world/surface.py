@@ -54,6 +54,7 @@ TREE_CELL: Final = 8.0
 _ROW_SPACING: Final = 9.0
 CAR_LENGTH: Final = 4.3
 CAR_HEIGHT: Final = 1.5
+_STOREY: Final = 3.1
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,19 @@ class Buildings:
     half_a: Floats
     half_b: Floats
     cleared: Flags
+
+
+@dataclass(frozen=True)
+class _Lot:
+    """The lots of points, see `Buildings`; ``inside`` where there is a lot, ``covered`` by its outline."""
+
+    key: Hashes
+    a: Floats
+    b: Floats
+    half_a: Floats
+    half_b: Floats
+    inside: Flags
+    covered: Flags
 
 
 @dataclass(frozen=True)
@@ -325,55 +339,70 @@ class Surface:
 
     def buildings(self, place: Place) -> Buildings:
         """Return what is built at points."""
-        table = place.table
-        lot_a, lot_b = table[:, plan.LOT_A], table[:, plan.LOT_B]
-        lots_a, lots_b = table[:, plan.LOTS_A], table[:, plan.LOTS_B]
-        in_a = place.across_a / lot_a + lots_a / 2
-        in_b = place.across_b / lot_b + lots_b / 2
-        index_a, index_b = np.floor(in_a), np.floor(in_b)
-        key = hashes(index_a.astype(np.int32), index_b.astype(np.int32), place.block)
-        inside = (index_a >= 0) & (index_a < lots_a) & (index_b >= 0) & (index_b < lots_b)
-        rim = (index_a == 0) | (index_a == lots_a - 1) | (index_b == 0) | (index_b == lots_b - 1)
-        ring = table[:, plan.RING] > 0
-        inside &= ~ring | rim
-        first, second = unit(key, 0), unit(key, 1)
-        half_a = lot_a * 0.5 * np.where(ring, 1.0, table[:, plan.FILL_A] * (0.75 + 0.5 * first))
-        half_b = lot_b * 0.5 * np.where(ring, 1.0, table[:, plan.FILL_B] * (0.75 + 0.5 * second))
-        lot_x = (in_a - index_a - 0.5) * lot_a
-        lot_y = (in_b - index_b - 0.5) * lot_b
-        within = (np.abs(lot_x) < half_a) & (np.abs(lot_y) < half_b)
-        dry = np.minimum(place.fields[:, plan.LAKE], place.fields[:, plan.RIVER]) > 9
-        clear = (place.main_gap > table[:, plan.MARGIN] + np.where(ring, 0, 2)) & dry
-        open_land = (place.fields[:, plan.WOODLAND] < -0.05) | (place.kind < plan.FIELDS)
-        wanted = (
-            inside
-            & clear
-            & open_land
-            & ~self.greens(place)
-            & ~np.logical_or(*self.undeveloped(place))
-            & (unit(key, 2) < table[:, plan.PRESENCE])
-        )
-        # One plot in fourteen was built on in one of the years 2015 to 2028.
-        young = unit(mixed(key ^ np.uint32(77)), 0)
-        built = (young >= 1 / 14) | (2015 + np.floor(young * 14 * 14) <= self.year)
-        stands = within & wanted & built
-        low, high = table[:, plan.LOW], table[:, plan.HIGH]
-        storeys = np.round((low + (high - low) * unit(key, 3) ** table[:, plan.HIGH_POWER]) / 3.1)
-        eave = np.maximum(storeys, 1) * np.float32(3.1)
-        slope = np.where(half_a > half_b, half_b - np.abs(lot_y), half_a - np.abs(lot_x))
-        top = eave + table[:, plan.PITCH] * slope
+        lot = self._lot(place)
+        wanted, built = self._occupied(place, lot)
+        stands = lot.covered & wanted & built
+        eave, top = self._heights(place, lot)
         car, car_top, car_key = self._cars(place)
         return Buildings(
             top=np.where(stands, top, car_top).astype(np.float32),
             eave=np.where(stands, eave, car_top).astype(np.float32),
             car=car & ~stands,
-            key=np.where(stands, key, car_key),
-            lot_a=lot_x.astype(np.float32),
-            lot_b=lot_y.astype(np.float32),
+            key=np.where(stands, lot.key, car_key),
+            lot_a=lot.a,
+            lot_b=lot.b,
+            half_a=lot.half_a,
+            half_b=lot.half_b,
+            cleared=lot.covered & wanted & ~built,
+        )
+
+    def _lot(self, place: Place) -> _Lot:
+        """Find the lot of each point and the outline of its building."""
+        table = place.table
+        size_a, size_b = table[:, plan.LOT_A], table[:, plan.LOT_B]
+        lots_a, lots_b = table[:, plan.LOTS_A], table[:, plan.LOTS_B]
+        in_a = place.across_a / size_a + lots_a / 2
+        in_b = place.across_b / size_b + lots_b / 2
+        index_a, index_b = np.floor(in_a), np.floor(in_b)
+        key = hashes(index_a.astype(np.int32), index_b.astype(np.int32), place.block)
+        inside = (index_a >= 0) & (index_a < lots_a) & (index_b >= 0) & (index_b < lots_b)
+        # In the centre houses stand wall to wall around a court.
+        ring = table[:, plan.RING] > 0
+        rim = (index_a == 0) | (index_a == lots_a - 1) | (index_b == 0) | (index_b == lots_b - 1)
+        half_a = size_a * 0.5 * np.where(ring, 1.0, table[:, plan.FILL_A] * (0.75 + 0.5 * unit(key, 0)))
+        half_b = size_b * 0.5 * np.where(ring, 1.0, table[:, plan.FILL_B] * (0.75 + 0.5 * unit(key, 1)))
+        a, b = (in_a - index_a - 0.5) * size_a, (in_b - index_b - 0.5) * size_b
+        return _Lot(
+            key=key,
+            a=a.astype(np.float32),
+            b=b.astype(np.float32),
             half_a=half_a.astype(np.float32),
             half_b=half_b.astype(np.float32),
-            cleared=within & wanted & ~built,
+            inside=inside & (~ring | rim),
+            covered=(np.abs(a) < half_a) & (np.abs(b) < half_b),
         )
+
+    def _occupied(self, place: Place, lot: _Lot) -> tuple[Flags, Flags]:
+        """Return where a lot has a building at some time, and where it has one by now."""
+        table = place.table
+        dry = np.minimum(place.fields[:, plan.LAKE], place.fields[:, plan.RIVER]) > 9
+        clear = place.main_gap > table[:, plan.MARGIN] + np.where(table[:, plan.RING] > 0, 0, 2)
+        open_land = (place.fields[:, plan.WOODLAND] < -0.05) | (place.kind < plan.FIELDS)
+        kept_free = self.greens(place) | np.logical_or(*self.undeveloped(place))
+        wanted = lot.inside & clear & dry & open_land & ~kept_free
+        wanted &= unit(lot.key, 2) < table[:, plan.PRESENCE]
+        # One plot in fourteen was built on in one of the years 2015 to 2028.
+        young = unit(mixed(lot.key ^ np.uint32(77)), 0)
+        return wanted, (young >= 1 / 14) | (2015 + np.floor(young * 14 * 14) <= self.year)
+
+    def _heights(self, place: Place, lot: _Lot) -> tuple[Floats, Floats]:
+        """Return the heights of eaves and roofs over points, in whole storeys and roofs pitched on top."""
+        table = place.table
+        low, high = table[:, plan.LOW], table[:, plan.HIGH]
+        wanted = low + (high - low) * unit(lot.key, 3) ** table[:, plan.HIGH_POWER]
+        eave = np.maximum(np.round(wanted / _STOREY), 1) * np.float32(_STOREY)
+        from_edge = np.where(lot.half_a > lot.half_b, lot.half_b - np.abs(lot.b), lot.half_a - np.abs(lot.a))
+        return eave, eave + table[:, plan.PITCH] * from_edge
 
     def _cars(self, place: Place) -> tuple[Flags, Floats, Hashes]:
         """Park cars along the kerbs of streets in town."""
