@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -87,3 +88,5 @@ def provider(qgis_processing: None) -> Iterator[object]:
     yield gair
     close_shared_client()
     registry.removeProvider(gair)
+    # Layers in the cycles of caught exceptions must not outlive QGIS: that crashes on exit.
+    gc.collect()
