@@ -31,7 +31,7 @@ WORK = Path(os.environ["GAIR_GUIDE"])
 # With a square map between layers and toolbox, and without the toolbox.
 WINDOW, RESULT_WINDOW = (1365, 830), (1010, 830)
 DIALOG, LOG = (1000, 910), (1000, 560)
-TOOLBARS = {"mFileToolBar", "mMapNavToolBar", "mAttributesToolBar"}
+TOOLBARS = {"mFileToolBar", "mMapNavToolBar"}
 TOOLBOX_WIDTH, LAYERS_WIDTH = 345, 250
 RUN_SECONDS = 600.0
 # Of the scene's width; the guide says that the outermost pixels of a scene are less certain.
@@ -160,14 +160,16 @@ def run(dialog: QWidget) -> list[QgsMapLayer]:
     if not outcomes[0]:
         raise RuntimeError(f"the run failed: {dialog.logText() if hasattr(dialog, 'logText') else ''}")
     loaded = QgsProject.instance().mapLayers()
-    layers = [layer for identifier, layer in loaded.items() if identifier not in before]
-    for layer in layers:
-        QgsProject.instance().layerTreeRoot().findLayer(layer.id()).setExpanded(True)
-    return layers
+    return [layer for identifier, layer in loaded.items() if identifier not in before]
 
 
 def picture_result(layers: list[QgsMapLayer], name: str) -> None:
     """Picture the window with the layers of a run, and take them away again."""
+    tree = QgsProject.instance().layerTreeRoot()
+    for layer in layers:
+        # Only a change is passed on to the panel.
+        tree.findLayer(layer.id()).setExpanded(False)
+        tree.findLayer(layer.id()).setExpanded(True)
     save(iface.mainWindow(), name)
     QgsProject.instance().removeMapLayers([layer.id() for layer in layers])
 

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import demo_scene
+import numpy as np
 from PIL import Image
 from stage import NAME, ROOT, stage
 
@@ -139,23 +140,28 @@ def shrink(picture: Path, destination: Path) -> None:
     for colours in COLOURS:
         if destination.stat().st_size <= LARGEST_BYTES:
             break
-        # Dithering would blur letters and make the file larger.
-        reduced = full.quantize(palette=_palette(full, colours), dither=Image.Dither.NONE)
-        reduced.save(destination, optimize=True)
+        reduce_colours(full, colours).save(destination, optimize=True)
     size = destination.stat().st_size / 1000
     sys.stdout.write(f"{destination}: {full.width} x {full.height}, {size:.0f} kB\n")
 
 
-def _palette(picture: Image.Image, colours: int) -> Image.Image:
-    """Return a palette: the window's own colours as they are, and some for the grain of the map."""
-    counts = sorted(picture.getcolors(picture.width * picture.height) or [], reverse=True)
-    flat = [colour for _, colour in counts[: colours // 3]]
-    grain = Image.new("RGB", (1, sum(count for count, _ in counts[len(flat) :])))
-    grain.putdata([colour for count, colour in counts[len(flat) :] for _ in range(count)])
-    rest = grain.quantize(colours - len(flat)).getpalette() or []
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([value for colour in flat for value in colour] + rest[: 3 * (colours - len(flat))])
-    return palette
+def reduce_colours(picture: Image.Image, colours: int) -> Image.Image:
+    """Keep the window's own colours, which cover most of its pixels, and reduce the grain of the map."""
+    pixels = np.asarray(picture).reshape(-1, 3)
+    found, place, counts = np.unique(pixels, axis=0, return_inverse=True, return_counts=True)
+    flat = np.argsort(counts)[: -colours // 2 - 1 : -1]
+    grain = pixels[np.isin(place.ravel(), flat, invert=True)]
+    mixed = Image.fromarray(grain[None]).quantize(colours - len(flat), kmeans=1).getpalette() or []
+    palette = np.concatenate([found[flat], np.array(mixed, np.uint8).reshape(-1, 3)])[:colours]
+    # Without dithering, which would blur letters and make the file larger.
+    nearest = [
+        np.argmin(((part[:, None].astype(np.int32) - palette) ** 2).sum(-1), axis=1)
+        for part in np.array_split(found, 1 + len(found) // 4096)
+    ]
+    indices = np.concatenate(nearest)[place.ravel()].reshape(picture.height, picture.width)
+    reduced = Image.fromarray(indices.astype(np.uint8), "P")
+    reduced.putpalette(palette.tobytes())
+    return reduced
 
 
 if __name__ == "__main__":
