@@ -1,12 +1,15 @@
-"""The log of a run: one CSV of the steps, one of the evaluations, and TensorBoard where it is installed."""
+"""The log of a run: a CSV of the steps, one of the evaluations, and TensorBoard where it is installed."""
 
 from __future__ import annotations
 
 import csv
 import importlib.util
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gair_core.pretrain.dataset import Batch
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -66,6 +69,51 @@ class RunLog:
         with part.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([rows[0], *kept])
         part.replace(path)
+
+
+class Meter:
+    """Measures samples per second and the time that the loop waits for data, and counts photos.
+
+    Attributes:
+        drawn: Photos asked for since they were last counted.
+        unreadable: Those of them that could not be read.
+
+    Args:
+        batch_size: Samples of a step over all ranks.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.drawn = 0
+        self.unreadable = 0
+        self._batch_size = batch_size
+        self._began = time.monotonic()
+        self._mark = self._began
+        self._waited = 0.0
+        self._steps = 0
+
+    def start(self) -> None:
+        """Note that the loop asks for a batch."""
+        self._mark = time.monotonic()
+
+    def loaded(self) -> None:
+        """Note that it has come."""
+        self._waited += time.monotonic() - self._mark
+
+    def count(self, batch: Batch) -> None:
+        """Note that a step was made with it."""
+        self._steps += 1
+        self.unreadable += int(batch.unreadable.sum())
+        self.drawn += int((batch.has_photo | batch.unreadable).sum())
+
+    def take(self) -> dict[str, float]:
+        """Return the figures since the last time."""
+        elapsed = max(time.monotonic() - self._began, 1e-9)
+        figures = {
+            "samples_per_second": self._steps * self._batch_size / elapsed,
+            "data_wait": self._waited / elapsed,
+        }
+        self._began, self._waited, self._steps = time.monotonic(), 0.0, 0
+        return figures
 
 
 def _open_board(folder: Path, start: int) -> SummaryWriter | None:

@@ -10,19 +10,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
-import threading
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from lightning.fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -42,9 +38,10 @@ from gair_core.pretrain.gradcache import cached_backward
 from gair_core.pretrain.initialization import initialize
 from gair_core.pretrain.objective import ContrastiveObjective, Objective, Terms, build_objective
 from gair_core.pretrain.optimization import average_gradients, build_optimizer, rate_factor, set_rates
-from gair_core.pretrain.run_log import RunLog
+from gair_core.pretrain.run_log import Meter, RunLog
 from gair_core.pretrain.sampler import BatchSampler, Draw
 from gair_core.pretrain.state import latest_state, read_state, restore_state, save_state
+from gair_core.pretrain.stop_signal import StopSignal
 from gair_core.pretrain.store import Store
 
 # What may differ between a run and its continuation: it changes neither batches nor gradients.
@@ -84,7 +81,7 @@ class Outcome:
 
 
 @dataclass
-class Progress:
+class Counters:
     """What a run counts, beside its weights; kept in its state.
 
     Attributes:
@@ -141,40 +138,8 @@ def pretrain(
     run = _Run(config, fabric, revision)
     if state is not None:
         run.restore(state)
-    with _Stop() as stop:
+    with StopSignal() as stop:
         return run.train(stop, show_progress=show_progress, on_step=on_step)
-
-
-class _Stop:
-    """Notes SIGTERM and the first Ctrl-C."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Stop:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        if self.signal and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = number
-
-    def agreed(self, device: torch.device) -> int:
-        """Return the signal that any rank has noted, the same on all of them, or 0."""
-        if not (dist.is_available() and dist.is_initialized()):
-            return self.signal
-        noted = torch.tensor(self.signal, device=device)
-        dist.all_reduce(noted, dist.ReduceOp.MAX)
-        return int(noted)
 
 
 class _Run:
@@ -196,7 +161,7 @@ class _Run:
                 split=config.data.evaluation_split, with_photo="photo" in config.modalities
             )
         self.steps = config.steps or config.epochs * (len(indices) // config.sampling.batch_size)
-        self.progress = Progress()
+        self.counters = Counters()
         # The same weights on all ranks, whatever was drawn before.
         torch.manual_seed(config.seed)
         model = GAIR(config.model)
@@ -235,47 +200,47 @@ class _Run:
                 "Resume with the same store, or start a new run.",
             )
         restore_state(tensors, self.objective, self.optimizer, path)
-        self.progress = Progress(**description["progress"])
+        self.counters = Counters(**description["counters"])
 
-    def train(self, stop: _Stop, *, show_progress: bool, on_step: StepHook | None) -> Outcome:
+    def train(self, stop: StopSignal, *, show_progress: bool, on_step: StepHook | None) -> Outcome:
         """Make the remaining steps."""
         loader = self._loader()
         log = None
         if self.fabric.is_global_zero:
             self.config.output.mkdir(parents=True, exist_ok=True)
             (self.config.output / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
-            log = RunLog(self.config.output, self.progress.step)
+            log = RunLog(self.config.output, self.counters.step)
         try:
             with self._bar(shown=show_progress and self.fabric.is_global_zero) as bar:
                 received = self._train(loader, stop, log, bar, on_step)
-                finished = self.progress.step == self.steps
+                finished = self.counters.step == self.steps
                 if finished and not received:
-                    self._finish(log)
+                    self._on_first_rank(lambda: self._finish(log))
         finally:
             if log is not None:
                 log.close()
-        return Outcome(self.progress.step, finished, received, self.progress.metrics)
+        return Outcome(self.counters.step, finished, received, self.counters.metrics)
 
     def _train(
         self,
         loader: DataLoader[Batch],
-        stop: _Stop,
+        stop: StopSignal,
         log: RunLog | None,
         bar: tqdm[Any],
         on_step: StepHook | None,
     ) -> int:
         """Make steps until they are all made or a signal comes; return the signal."""
         config = self.config
-        meter = _Meter(config.sampling.batch_size)
+        meter = Meter(config.sampling.batch_size)
         batches = iter(loader)
         received = 0
-        while self.progress.step < self.steps and not received:
+        while self.counters.step < self.steps and not received:
             meter.start()
             batch = next(batches)
             meter.loaded()
             terms = self._step(batch)
-            self.progress.step += 1
-            step = self.progress.step
+            self.counters.step += 1
+            step = self.counters.step
             meter.count(batch)
             bar.update(config.sampling.batch_size)
             received = stop.agreed(self.fabric.device)
@@ -290,14 +255,14 @@ class _Run:
                     log.write("training", step, {**values, **meter.take(), **self._vitals()})
                     bar.set_postfix(loss=f"{values['loss']:.4f}")
             if config.evaluation.every and step % config.evaluation.every == 0 and not received:
-                self._evaluate(log)
+                self._on_first_rank(lambda: self._evaluate(log))
             if last or step % config.save_every == 0:
-                self._save()
+                self._on_first_rank(self._save)
         return received
 
     def _step(self, batch: Batch) -> Terms:
         """Make one step and return the terms of its loss."""
-        config, step = self.config, self.progress.step
+        config, step = self.config, self.counters.step
         set_rates(self.optimizer, rate_factor(step, self.steps, config.optimizer.warmup))
         torch.manual_seed(_step_seed(config.seed, step, self.fabric.global_rank))
         inputs = prepare(batch.to(self.fabric.device), config.model, self.dtype)
@@ -323,100 +288,90 @@ class _Run:
         path = self.config.output / "not-a-number.json"
         values = {name: str(float(value)) for name, value in terms.items()}
         if self.fabric.is_global_zero:
-            described = {"step": self.progress.step, "terms": values, "ids": ids}
+            described = {"step": self.counters.step, "terms": values, "ids": ids}
             path.write_text(json.dumps(described, indent=1), encoding="utf-8")
         listed = checkpoint.enumerate_names(ids, _LISTED_IDS)
         return TrainingError(
-            f"The loss of step {self.progress.step} is {values['loss']}; the batch holds {listed}.",
+            f"The loss of step {self.counters.step} is {values['loss']}; the batch holds {listed}.",
             f"{path} lists it. Lower optimizer.peak_rate or look at these samples; earlier states are sound.",
         )
 
-    def _count_photos(self, meter: _Meter) -> None:
+    def _count_photos(self, meter: Meter) -> None:
         """Add up drawn and unreadable photos over the ranks, and stop all of them beyond the limit."""
         counts = torch.tensor([[meter.drawn, meter.unreadable]], device=self.fabric.device)
         drawn, unreadable = gather(counts).sum(dim=0).tolist()
         meter.drawn = meter.unreadable = 0
-        self.progress.drawn += drawn
-        self.progress.unreadable += unreadable
+        self.counters.drawn += drawn
+        self.counters.unreadable += unreadable
         limit = self.config.data.unreadable_limit
         # A handful may fall into the first batches by chance.
-        if self.progress.unreadable > limit * max(self.progress.drawn, _FIRST_PHOTOS):
+        if self.counters.unreadable > limit * max(self.counters.drawn, _FIRST_PHOTOS):
             raise BadInputError(
-                f"{self.progress.unreadable} of {self.progress.drawn} photos could not be read, the limit is "
+                f"{self.counters.unreadable} of {self.counters.drawn} photos could not be read, the limit is "
                 f"{limit:g} of them.",
                 "gair store-check names them. Build the store again, or raise data.unreadable_limit.",
             )
 
     def _vitals(self) -> dict[str, float]:
         vitals = {
-            "epoch": self.progress.step / max(len(self.indices) // self.config.sampling.batch_size, 1),
+            "epoch": self.counters.step / max(len(self.indices) // self.config.sampling.batch_size, 1),
             "learning_rate": max(group["lr"] for group in self.optimizer.param_groups),
             "temperature": 1 / float(self.model.logit_scale.detach()),
-            "unreadable_photos": float(self.progress.unreadable),
+            "unreadable_photos": float(self.counters.unreadable),
         }
         if self.fabric.device.type == "cuda":
             vitals["peak_gib"] = torch.cuda.max_memory_allocated(self.fabric.device) / 2**30
         return vitals
 
-    def _evaluate(self, log: RunLog | None) -> None:
-        """Evaluate on the first rank, and keep the model when it is the best."""
-        config, split = self.config, self.config.data.evaluation_split
-        contrastive = isinstance(self.objective, ContrastiveObjective)
-        if self.fabric.is_global_zero and contrastive and split is not None:
-            # So that evaluating leaves no trace in what follows.
-            with torch.random.fork_rng(devices=[]), _evaluating(self.model), self.fabric.autocast():
-                metrics = evaluate(
-                    self.model,
-                    self.store,
-                    split,
-                    config.evaluation,
-                    modalities=config.modalities,
-                )
-            self.progress.metrics = metrics
-            if log is not None:
-                log.write("evaluation", self.progress.step, metrics)
-            score = metrics.get("score")
-            if score is not None and (self.progress.best is None or score > self.progress.best):
-                self.progress.best = score
-                self._save_model("best")
-        self.fabric.barrier()
-
-    def _save(self) -> None:
-        """Write the state and the model; the first rank writes, and all hear of a failure."""
+    def _on_first_rank(self, work: Callable[[], None]) -> None:
+        """Work on the first rank while the others wait; all of them hear of a failure, or they would hang."""
         error: GairError | None = None
         if self.fabric.is_global_zero:
             try:
-                save_state(
-                    self.config.output / "state",
-                    self.objective,
-                    self.optimizer,
-                    {
-                        "step": self.progress.step,
-                        "progress": dataclasses.asdict(self.progress),
-                        "config": self.config.model_dump(mode="json"),
-                        "samples": self._samples_digest(),
-                    },
-                    keep=self.config.keep,
-                )
-                self._save_model("last")
+                work()
             except GairError as caught:
                 error = caught
-        failed = torch.tensor([int(error is not None)], device=self.fabric.device)
+        failed = gather(torch.tensor([int(error is not None)], device=self.fabric.device))
         if error is not None:
-            if self.fabric.world_size > 1:
-                gather(failed)
             raise error
-        if self.fabric.world_size > 1 and int(gather(failed).sum()):
-            raise TrainingError("The first rank could not write the state.", "Its message says why.")
+        if bool(failed.any()):
+            raise TrainingError("The first rank failed.", "Its message says why.")
+
+    def _evaluate(self, log: RunLog | None) -> None:
+        """Evaluate, and keep the model when it is the best."""
+        config, split = self.config, self.config.data.evaluation_split
+        if split is None or not isinstance(self.objective, ContrastiveObjective):
+            return
+        with _evaluating(self.model), self.fabric.autocast():
+            metrics = evaluate(self.model, self.store, split, config.evaluation, modalities=config.modalities)
+        self.counters.metrics = metrics
+        if log is not None:
+            log.write("evaluation", self.counters.step, metrics)
+        score = metrics.get("score")
+        if score is not None and (self.counters.best is None or score > self.counters.best):
+            self.counters.best = score
+            self._save_model("best")
+
+    def _save(self) -> None:
+        """Write the state and the model as it is."""
+        description = {
+            "step": self.counters.step,
+            "counters": dataclasses.asdict(self.counters),
+            "config": self.config.model_dump(mode="json"),
+            "samples": self._samples_digest(),
+        }
+        folder = self.config.output / "state"
+        save_state(folder, self.objective, self.optimizer, description, keep=self.config.keep)
+        self._save_model("last")
 
     def _save_model(self, name: str) -> None:
         config = self.config
         counts = self.store.description.get("counts", {})
         provenance = Provenance(
-            source=f"gair_core pretraining, {self.progress.step} of {self.steps} steps, seed {config.seed}",
+            source=f"gair_core pretraining, {self.counters.step} of {self.steps} steps, seed {config.seed}",
             training_data=f"{config.data.store.name}, split {config.data.split}: {json.dumps(counts)}",
             git_revision=self.revision,
-            metrics=self.progress.metrics,
+            metrics=self.counters.metrics,
         )
         metadata = CheckpointMetadata(title=config.title, provenance=provenance)
         checkpoint.save(self.model, config.output / f"{name}.safetensors", metadata=metadata)
@@ -426,14 +381,12 @@ class _Run:
         every = self.config.evaluation.every
         if not every or self.steps % every:
             self._evaluate(log)
-        if self.fabric.is_global_zero:
-            if "scene" in self.config.modalities and self.config.basis_components:
-                with _evaluating(self.model), self.fabric.autocast():
-                    embeddings = self._basis_embeddings()
-                self.model.basis = fit_basis(embeddings, self.config.basis_components)
-            self._save_model("model")
-            self.model.basis = None
-        self.fabric.barrier()
+        if "scene" in self.config.modalities and self.config.basis_components:
+            with _evaluating(self.model), self.fabric.autocast():
+                embeddings = self._basis_embeddings()
+            self.model.basis = fit_basis(embeddings, self.config.basis_components)
+        self._save_model("model")
+        self.model.basis = None
 
     @torch.no_grad()
     def _basis_embeddings(self) -> Tensor:
@@ -475,7 +428,7 @@ class _Run:
             config.sampling,
             seed=config.seed,
             steps=self.steps,
-            start=self.progress.step,
+            start=self.counters.step,
             rank=self.fabric.global_rank,
             ranks=self.fabric.world_size,
         )
@@ -495,7 +448,7 @@ class _Run:
         size = self.config.sampling.batch_size
         with tqdm(
             total=self.steps * size,
-            initial=self.progress.step * size,
+            initial=self.counters.step * size,
             unit="samples",
             # None: no bar where standard error is no terminal.
             disable=None if shown else True,
@@ -507,40 +460,6 @@ class _Run:
     def _samples_digest(self) -> int:
         ids = "\n".join(self.store.samples.id[self.indices])
         return zlib.crc32(ids.encode())
-
-
-class _Meter:
-    """Measures samples per second and the time that the loop waits for data."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.drawn = 0
-        self.unreadable = 0
-        self._batch_size = batch_size
-        self._began = time.monotonic()
-        self._mark = self._began
-        self._waited = 0.0
-        self._steps = 0
-
-    def start(self) -> None:
-        self._mark = time.monotonic()
-
-    def loaded(self) -> None:
-        self._waited += time.monotonic() - self._mark
-
-    def count(self, batch: Batch) -> None:
-        self._steps += 1
-        self.unreadable += int(batch.unreadable.sum())
-        self.drawn += int((batch.has_photo | batch.unreadable).sum())
-
-    def take(self) -> dict[str, float]:
-        """Return the figures since the last time."""
-        elapsed = max(time.monotonic() - self._began, 1e-9)
-        figures = {
-            "samples_per_second": self._steps * self._batch_size / elapsed,
-            "data_wait": self._waited / elapsed,
-        }
-        self._began, self._waited, self._steps = time.monotonic(), 0.0, 0
-        return figures
 
 
 @contextmanager
