@@ -229,6 +229,9 @@ class SceneRenderer:
         lit = _shadows(self._samples.top, *sun, margin=_REACH)
         inner = slice(_REACH, -_REACH)
         material = self._samples.material[inner, inner]
+        # A crown's spectrum is that of a whole canopy: most of the shade within it is in the numbers already.
+        leafy = (material >= CODE["broadleaf"]) & (material <= CODE["palm"])
+        lit[leafy] = 0.85 + 0.15 * lit[leafy]
         gain = self._samples.tint[inner, inner].astype(np.float32)
         grain = texture(seed_of(self.seed, 71), 0.6)
         gain *= 1 + 0.035 * look_up(grain, (x[inner] / _STEP)[None], (y[inner] / _STEP)[:, None])

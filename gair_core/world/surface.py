@@ -432,7 +432,10 @@ class Surface:
         key = key.astype(np.uint32)
         free = ~taken & (size > 0) & ~self.water(place)
         draw = unit(key, 2)
-        conifer = draw < self.conifers * np.where(wooded, 1.0, 0.5)
+        # Woods come in stands, some of needles and some of leaves.
+        stand = np.clip(self.conifers + 1.3 * (unit(mixed(place.block ^ np.uint32(0xF0)), 0) - 0.5), 0, 1)
+        stand = stand * np.float32(self.conifers > 0)
+        conifer = draw < np.where(wooded, stand, np.float32(self.conifers * 0.5))
         palm = ~conifer & (draw > 1 - self.palms)
         material = np.where(conifer, CODE["conifer"], np.where(palm, CODE["palm"], CODE["broadleaf"]))
         second = ~conifer & ~palm & ((key >> np.uint32(9)) & np.uint32(1) > 0)
