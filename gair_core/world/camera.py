@@ -30,6 +30,9 @@ HALF_VIEW: Final = np.radians(42.0)
 
 SKY, GROUND, WALL, ROOF, FOLIAGE, CAR, BARK = range(7)
 
+_TALL: Final = 0.25
+"""Height in metres from which a crop hides what is behind it."""
+
 INTERIOR: Final = 255
 """Stands in `View.wall` for the inside of a wood."""
 
@@ -293,7 +296,8 @@ class Camera:
         previous = march.distance[np.maximum(sample - 1, 0)] * (step > 0)
         distance = np.where(level, np.clip(exact, np.maximum(previous, 0.5), distance), distance)
         # Where the line of sight comes down on a crop it shows its top, else its side at the field's edge.
-        on_top = (kind == FOLIAGE) & level & (exact >= previous)
+        within = (march.grown[np.maximum(sample - 1, 0)] > _TALL) & (step > 0)
+        on_top = (kind == FOLIAGE) & level & (within | (exact >= previous))
         seen = np.where(on_top, top, seen)
         view = View(
             kind=kind,
@@ -320,7 +324,7 @@ class Camera:
     def _kinds(self, march: _March, sample: Integers, seen: Floats) -> Bytes:
         standing = march.built.top[sample] > 0
         car = march.built.car[sample]
-        kind = np.where(march.foliage[sample] | (march.grown[sample] > 0.25), FOLIAGE, GROUND).astype(
+        kind = np.where(march.foliage[sample] | (march.grown[sample] > _TALL), FOLIAGE, GROUND).astype(
             np.uint8
         )
         kind[standing] = np.where(march.walls[sample], WALL, ROOF)[standing]

@@ -250,7 +250,7 @@ def palette(region: Region, latitude: float, seed: int, when: date) -> Palette:
     dry = max(now.drought, dormant)
     for name, share in (("grass", 1.0), ("garden", 0.6), ("shrub", 0.6), ("playing field", 0.4)):
         table[code[name]] = spectra.mixed_with(table[code[name]], table[code["dry grass"]], dry * share)
-    height[[code["grass"], code["dry grass"], code["shrub"]]] = 0.15, 0.3, 0.4
+    height[[code["grass"], code["dry grass"], code["shrub"]]] = 0.1, 0.15, 0.2
     wet = 0.94 + 0.12 * uniform_of(seed_of(seed, when.toordinal()), 14)
     table *= np.float32(wet)
     if now.frozen:

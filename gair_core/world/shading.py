@@ -377,7 +377,9 @@ class Shader:
         # Under the crowns of a wood it is dark, and trunks stand there.
         under = (view.wall[index] == seen.INTERIOR) & (view.extent[index] > 5.5) & (share < 0.42)
         colour[under] *= 0.35
-        colour *= (tint * (1 + np.where(tree, 0.38, 0.5) * leaves + 0.25 * clumps))[:, None]
+        colour *= (tint * (1 + np.where(tree, 0.38, 0.4) * leaves + np.where(tree, 0.25, 0.18) * clumps))[
+            :, None
+        ]
         facing = 0.3 + 0.42 * np.clip(view.u[index], -1, 1) * np.cos(light.elevation) + 0.5 * (share - 0.4)
         facing = np.where(tree, facing + 0.12 * clumps, np.sin(light.elevation) * (0.55 + 0.45 * share))
         lit = self._lit(light, facing, 0.35 + 0.65 * share)

@@ -8,7 +8,7 @@ and crowns are exact and not cells of a raster, so a wall that a photo sees at a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -171,6 +171,63 @@ class Trees:
     trunk: Flags
 
 
+class _Block(NamedTuple):
+    """The blocks that points lie in: coordinates in the district, in the block, and the block's number."""
+
+    a: Floats
+    b: Floats
+    across_a: Floats
+    across_b: Floats
+    column: Integers
+    row: Integers
+    key: Hashes
+
+
+class _Street(NamedTuple):
+    """The nearest side streets of points, see `Place`."""
+
+    centre: Floats
+    width: Floats
+    along: Floats
+    key: Hashes
+    side_a: Flags
+
+
+def _block(table: Floats, x: Floats, y: Floats, seeds: Hashes) -> _Block:
+    """Find the block of each point of a district."""
+    dx, dy = x - table[:, plan.SITE_X], y - table[:, plan.SITE_Y]
+    cos, sin = table[:, plan.COS], table[:, plan.SIN]
+    a, b = dx * cos + dy * sin, dy * cos - dx * sin
+    size_a, size_b = table[:, plan.BLOCK_A], table[:, plan.BLOCK_B]
+    row = np.floor(b / size_b)
+    across_b = b - (row + 0.5) * size_b
+    # Rows of blocks are shifted against one another where streets do not go through.
+    in_blocks = a / size_a + table[:, plan.STAGGER] * np.float32(0.618) * row
+    column = np.floor(in_blocks)
+    across_a = (in_blocks - column - 0.5) * size_a
+    columns, rows = column.astype(np.int32), row.astype(np.int32)
+    return _Block(a, b, across_a, across_b, columns, rows, hashes(columns, rows, seeds))
+
+
+def _nearest_street(table: Floats, block: _Block, seeds: Hashes) -> _Street:
+    """Find the nearer of the two side streets around a block; some boundaries of fields carry no track."""
+    street, tracks = table[:, plan.STREET], table[:, plan.TRACKS]
+    key_a = hashes(block.column + (block.across_a > 0), block.row, seeds ^ np.uint32(0x51ED))
+    key_b = hashes(block.row + (block.across_b > 0), block.row * 0, seeds ^ np.uint32(0xA511))
+    width_a = np.where(unit(key_a, 0) < tracks, street, 0)
+    width_b = np.where(unit(key_b, 0) < tracks, street, 0)
+    centre_a = table[:, plan.BLOCK_A] / 2 - np.abs(block.across_a)
+    centre_b = table[:, plan.BLOCK_B] / 2 - np.abs(block.across_b)
+    side_a = centre_a - width_a < centre_b - width_b
+    return _Street(
+        centre=np.where(side_a, centre_a, centre_b),
+        width=np.where(side_a, width_a, width_b),
+        along=np.where(side_a, block.b, block.a),
+        key=np.where(side_a, key_a, key_b),
+        side_a=side_a,
+    )
+
+
 class Surface:
     """The surface of one city in one year.
 
@@ -223,33 +280,12 @@ class Surface:
         first, second, gap, edge_x, edge_y = self._districts(bent_x, bent_y, node)
         table = self.layout.districts.take(first, axis=0)
         seeds = self.layout.seeds[first]
-        dx, dy = bent_x - table[:, plan.SITE_X], bent_y - table[:, plan.SITE_Y]
-        cos, sin = table[:, plan.COS], table[:, plan.SIN]
-        a, b = dx * cos + dy * sin, dy * cos - dx * sin
-        size_a, size_b = table[:, plan.BLOCK_A], table[:, plan.BLOCK_B]
-        row = np.floor(b / size_b)
-        across_b = b - (row + 0.5) * size_b
-        shift = table[:, plan.STAGGER] * np.float32(0.618) * row
-        a_in_blocks = a / size_a + shift
-        column = np.floor(a_in_blocks)
-        across_a = (a_in_blocks - column - 0.5) * size_a
-        column, row = column.astype(np.int32), row.astype(np.int32)
-        block = hashes(column, row, seeds)
-        # The two nearest side streets: one across each axis.
-        street, tracks = table[:, plan.STREET], table[:, plan.TRACKS]
-        hash_a = hashes(column + (across_a > 0), row, seeds ^ np.uint32(0x51ED))
-        hash_b = hashes(row + (across_b > 0), row * 0, seeds ^ np.uint32(0xA511))
-        width_a = np.where(unit(hash_a, 0) < tracks, street, 0)
-        width_b = np.where(unit(hash_b, 0) < tracks, street, 0)
-        centre_a, centre_b = size_a / 2 - np.abs(across_a), size_b / 2 - np.abs(across_b)
-        side_a = centre_a - width_a < centre_b - width_b
-        centre = np.where(side_a, centre_a, centre_b)
-        width = np.where(side_a, width_a, width_b)
-        along = np.where(side_a, b, a)
-        road_hash = np.where(side_a, hash_a, hash_b)
+        block = _block(table, bent_x, bent_y, seeds)
+        street = _nearest_street(table, block, seeds)
         main_width = np.maximum(table[:, plan.MAIN_ROAD], self.layout.districts[second, plan.MAIN_ROAD])
         main_gap = gap - main_width
-        main = main_gap < centre - width
+        main = main_gap < street.centre - street.width
+        # The same for both districts beside the road.
         pair = mixed(seeds + self.layout.seeds[second])
         return Place(
             x=x,
@@ -257,20 +293,20 @@ class Surface:
             fields=fields,
             district=first,
             table=table,
-            block=block,
-            across_a=across_a,
-            across_b=across_b,
-            road=np.where(main, main_gap, centre - width),
-            road_width=np.where(main, main_width, width),
-            road_centre=np.where(main, gap, centre),
-            along=np.where(main, bent_y * edge_x - bent_x * edge_y, along),
+            block=block.key,
+            across_a=block.across_a,
+            across_b=block.across_b,
+            road=np.where(main, main_gap, street.centre - street.width),
+            road_width=np.where(main, main_width, street.width),
+            road_centre=np.where(main, gap, street.centre),
+            along=np.where(main, bent_y * edge_x - bent_x * edge_y, street.along),
             main=main,
             main_gap=main_gap,
-            road_hash=np.where(main, pair, road_hash),
+            road_hash=np.where(main, pair, street.key),
             edge_x=edge_x,
             edge_y=edge_y,
             kind=table[:, plan.KIND].astype(np.uint8),
-            side_a=side_a,
+            side_a=street.side_a,
         )
 
     def _districts(
@@ -562,10 +598,12 @@ class Surface:
         return material
 
     def lanes(self, place: Place) -> Flags:
-        """Return where a car may drive: on a road, off its middle line and clear of what is parked."""
-        wide = place.road_width > 1.5
+        """Return where a camera may drive: in a lane, clear of what is parked and of low crowns."""
         lane = (place.road_centre > 0.25 * place.road_width) & (place.road_centre < 0.55 * place.road_width)
-        return wide & (place.road < 0) & self._road_on_ground(place) & (lane | (place.road_width < 2.5))
+        lane |= place.road_width < 2.5
+        crowns = self.trees(place, np.zeros(len(place.x), dtype=np.bool_))
+        lane &= (crowns.top == 0) | (crowns.base > 3)
+        return lane & (place.road_width > 1.5) & (place.road < 0) & self._road_on_ground(place)
 
     def road_direction(self, place: Place) -> Floats:
         """Return the direction of the nearest road, radians clockwise from north, one of the two."""
