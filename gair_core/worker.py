@@ -21,7 +21,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from gair_core.errors import GairError
 from gair_core.progress import Level, Progress
@@ -342,5 +342,15 @@ def serve(tasks: Mapping[str, Registered] = TASK_MODULES) -> int:
     return 0
 
 
+def main(tasks: Mapping[str, Registered] = TASK_MODULES) -> NoReturn:
+    """Serve, and end the process at once.
+
+    Taking torch and GDAL down in order can take seconds on a busy machine, and nobody waits for anything.
+    """
+    code = serve(tasks)
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(serve())
+    main()

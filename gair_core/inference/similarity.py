@@ -361,13 +361,14 @@ def _group_members(run: _Run, photos: _Photos, field: str) -> dict[str, npt.NDAr
     column = column.where(column.notna() & (column.astype(str).str.strip() != ""))
     for index in np.flatnonzero(column.isna()):
         run.progress.log("warning", f"{photos.names[index]} has no {field}, so it is in no band.")
-    values = column.dropna().unique().tolist()
+    # Integers beside nulls arrive as floats; their bands are called 1, not 1.0.
+    values = column.dropna().convert_dtypes().unique().tolist()
     if not values:
         raise BadInputError(f"The attribute {field!r} is empty for every photo.", "Choose another one.")
     # Numbers in their own order; mixed kinds have none but that of their text.
     alike = len({type(value) for value in values}) == 1
     return {
-        str(value): (column == value).to_numpy(np.float64)
+        str(value): column.eq(value).fillna(False).to_numpy(np.float64)
         for value in sorted(values, key=None if alike else str)
     }
 

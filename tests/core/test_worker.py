@@ -19,8 +19,8 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {root!r})
 from gair_core.task import Registered
-from gair_core.worker import serve
-sys.exit(serve({{"toy": Registered("tests.core.toy_task", "a toy")}}))
+from gair_core.worker import main
+main({{"toy": Registered("tests.core.toy_task", "a toy")}})
 """
 
 

@@ -44,6 +44,8 @@ def _isolate_settings() -> tempfile.TemporaryDirectory:
 
 if HAS_QGIS:
     os.environ["QT_QPA_PLATFORM"] = "offscreen"
+    # GDAL would note statistics beside the files that the tests only read.
+    os.environ["GDAL_PAM_ENABLED"] = "NO"
     os.environ["GAIR_PYTHON"] = str(GAIR_PYTHON)
     os.environ.pop("GAIR_MODELS", None)
     if "PYTEST_XDIST_WORKER" not in os.environ:

@@ -519,6 +519,13 @@ def test_groups_of_numbers_are_in_their_order(tmp_path):
     assert result.bands == ("9", "10", "100")
 
 
+def test_nulls_do_not_turn_groups_of_integers_into_decimals(tmp_path):
+    scene = scenes.write(tmp_path / "scene.tif", scenes.textured(64, 48))
+    table = write_photos(tmp_path, PLACES, [10, 9, None, 100])
+    result = run(scene, table, tmp_path / "out.tif", mode="group", group_field="kind", scores=False)
+    assert result.bands == ("9", "10", "100")
+
+
 def test_a_group_whose_photos_are_all_damaged_has_no_band(tmp_path):
     scene = scenes.write(tmp_path / "scene.tif", scenes.textured(64, 48))
     table = write_photos(tmp_path, PLACES, ["a", "b", "b", "c"])
