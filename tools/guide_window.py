@@ -122,6 +122,7 @@ def open_photos() -> QgsVectorLayer:
     look = {"name": "circle", "size": "3.5", "color": "255,220,60", "outline_color": "30,30,30"}
     photos.renderer().setSymbol(QgsMarkerSymbol.createSimple(look))
     QgsProject.instance().addMapLayer(photos)
+    iface.layerTreeView().refreshLayerSymbology(photos.id())
     return photos
 
 
