@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import secrets
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import date, datetime, time
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -262,6 +266,7 @@ def write_store(
     size: int = 256,
     splits: SplitConfig | None = None,
     held_out: Collection[str] = (),
+    processes: int = 1,
 ) -> StoreSummary:
     """Write cities as a pretraining store; an interrupted one continues with the cities that are missing.
 
@@ -276,6 +281,7 @@ def write_store(
         size: Height and width of a photo in pixels.
         splits: How cities are divided; `gair_core.pretrain.splits.SplitConfig` by default.
         held_out: Names of cities that go to ``test`` whatever the splits say.
+        processes: How many cities are written at a time. The store is the same for any number.
 
     Raises:
         BadInputError: The folder holds something else, or there is no date.
@@ -286,15 +292,38 @@ def write_store(
     writer = StoreWriter(folder, classes=LAND_COVER, provenance=provenance)
     listed = list(cities)
     finished = writer.finished_units()
-    for number, city in enumerate(listed):
-        progress.report(number / len(listed), f"city {number + 1} of {len(listed)}: {city.name}")
-        progress.raise_if_cancelled()
-        if unit_name(city) not in finished:
-            with writer.unit(unit_name(city)) as unit:
-                write_unit(
-                    unit, city, dates, photos=photos, size=size, split="test" if city.name in held_out else ""
-                )
+    missing = [city for city in listed if unit_name(city) not in finished]
+    splits_of = ["test" if city.name in held_out else "" for city in missing]
+    write = partial(_write_city, writer.folder, dates=tuple(dates), photos=photos, size=size)
+    done = len(listed) - len(missing)
+    with _mapping(processes) as run:
+        for number, name in enumerate(run(write, missing, splits_of), done + 1):
+            progress.report(number / len(listed), f"{name}: city {number} of {len(listed)}")
+            progress.raise_if_cancelled()
     return writer.finish(splits)
+
+
+def _write_city(
+    folder: Path, city: City, split: str, *, dates: Sequence[date], photos: int, size: int
+) -> str:
+    """Write the unit of one city, maybe in a process of its own, and return the city's name."""
+    with UnitWriter(folder, unit_name(city)) as unit:
+        write_unit(unit, city, dates, photos=photos, size=size, split=split)
+    return city.name
+
+
+@contextlib.contextmanager
+def _mapping(processes: int) -> Iterator[Callable[..., Iterator[str]]]:
+    """Give a function like `map` that works in so many processes; at the end drop what has not begun."""
+    if processes == 1:
+        yield map
+        return
+    # A forked child would inherit locks that other threads hold.
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def unit_name(city: City) -> str:
