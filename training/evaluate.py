@@ -54,7 +54,7 @@ def _parse() -> argparse.Namespace:
     )
     retrieval.add_argument("--batch-size", type=int, default=64, help="samples encoded at once (%(default)s)")
     retrieval.add_argument("--seed", type=int, default=0, help="seed of the draws (%(default)s)")
-    retrieval.add_argument("--device", default="cpu", help="cpu, cuda or mps (%(default)s)")
+    retrieval.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     retrieval.add_argument("--no-untrained", action="store_true", help="leave the untrained model out")
     retrieval.add_argument("--no-probes", action="store_true", help="leave the probes of land cover out")
     retrieval.add_argument("--json", type=Path, help="file for the figures")

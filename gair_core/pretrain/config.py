@@ -201,7 +201,8 @@ class PretrainConfig(Config):
         steps: Optimiser steps.
         seed: Seed of weights, order, augmentation, dropout and masks.
         precision: ``bf16-mixed`` computes the encoders in bf16; losses and location features never.
-        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        accelerator: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one. (MPS lacks the float64 of places
+            and the 16-bit integers of scenes.)
         devices: Devices of this machine; each is a rank.
         nodes: Machines.
         cached_chunk: Samples that are encoded at once with gradient on a rank (GradCache); None encodes the
@@ -228,7 +229,7 @@ class PretrainConfig(Config):
     steps: Positive | None = None
     seed: int = Field(0, ge=0)
     precision: Precision = "bf16-mixed"
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: Positive = 1
     nodes: Positive = 1
     cached_chunk: Positive | None = None

@@ -127,8 +127,9 @@ def pretrain(
     """
     # Before the ranks start: afterwards the first of them may have begun to write.
     state = _state_to_resume(config, resume=resume)
+    best = "cuda" if torch.cuda.is_available() else "cpu"
     fabric = Fabric(
-        accelerator=config.accelerator,
+        accelerator=best if config.accelerator == "auto" else config.accelerator,
         devices=config.devices,
         num_nodes=config.nodes,
         precision=config.precision,
