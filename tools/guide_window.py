@@ -29,10 +29,10 @@ from qgis.utils import iface
 
 WORK = Path(os.environ["GAIR_GUIDE"])
 # With a square map between layers and toolbox, and without the toolbox.
-WINDOW, RESULT_WINDOW = (1365, 830), (1010, 830)
+WINDOW, RESULT_WINDOW = (1405, 830), (1050, 830)
 DIALOG, LOG = (1000, 910), (1000, 560)
 TOOLBARS = {"mFileToolBar", "mMapNavToolBar"}
-TOOLBOX_WIDTH, LAYERS_WIDTH = 345, 250
+TOOLBOX_WIDTH, LAYERS_WIDTH = 345, 290
 RUN_SECONDS = 600.0
 # Of the scene's width; the guide says that the outermost pixels of a scene are less certain.
 PART_SHOWN = 0.92
@@ -66,6 +66,9 @@ def save(widget: QWidget, name: str) -> None:
     if warnings:
         raise RuntimeError(f"QGIS warns while {name} is taken: {warnings}")
     iface.messageBar().clearWidgets()
+    # Icons of chosen layers are tinted.
+    iface.layerTreeView().setCurrentLayer(None)
+    iface.layerTreeView().clearSelection()
     settle(0.5)
     pictures = WORK / "pictures"
     pictures.mkdir(exist_ok=True)
@@ -122,7 +125,6 @@ def open_photos() -> QgsVectorLayer:
     look = {"name": "circle", "size": "3.5", "color": "255,220,60", "outline_color": "30,30,30"}
     photos.renderer().setSymbol(QgsMarkerSymbol.createSimple(look))
     QgsProject.instance().addMapLayer(photos)
-    iface.layerTreeView().refreshLayerSymbology(photos.id())
     return photos
 
 
