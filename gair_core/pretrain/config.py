@@ -201,8 +201,8 @@ class PretrainConfig(Config):
         steps: Optimiser steps.
         seed: Seed of weights, order, augmentation, dropout and masks.
         precision: ``bf16-mixed`` computes the encoders in bf16; losses and location features never.
-        accelerator: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one. (MPS lacks the float64 of places
-            and the 16-bit integers of scenes.)
+        accelerator: ``cpu``, ``cuda``, or ``auto`` for a GPU where there is one. MPS lacks the
+            float64 that places need and the 16-bit integers of scenes.
         devices: Devices of this machine; each is a rank.
         nodes: Machines.
         cached_chunk: Samples that are encoded at once with gradient on a rank (GradCache); None encodes the
