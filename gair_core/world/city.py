@@ -18,6 +18,7 @@ from gair_core.world.camera import REACH, Camera
 from gair_core.world.noise import Bytes, Flags, Floats, seed_of, uniform_of
 from gair_core.world.projection import Doubles, from_utm, to_utm
 from gair_core.world.regions import Region
+from gair_core.world.roads import main_roads
 from gair_core.world.scene import PIXEL, SceneRenderer, Weather, Window, sees_ground
 from gair_core.world.seasons import Palette
 from gair_core.world.shading import Shader, light_of
@@ -138,6 +139,11 @@ class City:
         """
         snow = seasons.season(self.region, self.latitude, when).snow > 0.6
         return _renderer(self, when.year, self._checked(window)).cover(snow)
+
+    def main_roads(self) -> list[Doubles]:
+        """Return the main roads of the extent as lines, each float64 (N, 2) in metres of the UTM zone."""
+        centre = np.array([self.easting, self.northing])
+        return [line + centre for line in main_roads(self.surface(2023), self._half)]
 
     def photo_positions(self, count: int, seed: int = 0) -> Viewpoints:
         """Choose places on roads to take photos from, all over the extent, and directions to look in.

@@ -202,7 +202,7 @@ class SceneRenderer:
         top, left = row - self._rows[0], column - self._columns[0]
         image = np.ascontiguousarray(reflectance[:, top : top + height, left : left + width])
         self._add_air(image, weather, sun)
-        self._add_noise(image)
+        self._add_noise(image, weather.seed)
         return np.clip(np.rint(image * 10000), 1, 16000).astype(np.uint16)
 
     def cover(self, snow: bool) -> Bytes:
@@ -287,14 +287,14 @@ class SceneRenderer:
             image *= 1 - opacity
             image += opacity * _CLOUD[:, None, None] * (0.75 + 0.35 * opacity)
 
-    def _add_noise(self, image: Floats) -> None:
-        """Add the instrument's noise: about 0.6 % and 4 DN, a function of place and band."""
+    def _add_noise(self, image: Floats, seed: int) -> None:
+        """Add the instrument's noise: about 0.6 % and 4 DN, other numbers every day."""
         row, column, _, _ = self.window
         rows = np.arange(row, row + image.shape[1], dtype=np.int32)[:, None]
         columns = np.arange(column, column + image.shape[2], dtype=np.int32)[None]
         for band in range(len(image)):
             step = 2 if band in _COARSE else 1
-            word = hashes(rows // step, columns // step, seed_of(self.seed, 81, band))
+            word = hashes(rows // step, columns // step, seed_of(seed, 81, band))
             noise = unit(word, 0) + unit(word, 1) + unit(word, 2) - 1.5
             image[band] *= 1 + 0.012 * noise
             image[band] += 0.0008 * noise

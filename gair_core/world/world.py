@@ -62,8 +62,8 @@ _LAST: Final = (
 class World:
     """A world of cities that exist nowhere else, at real places of the globe.
 
-    The same seed gives the same world on every machine. Cities of one region share a climate, a palette of
-    materials and a way to lay out streets; regions differ in all of them.
+    The same seed gives the same world, up to rounding between processors. Cities of one region share a
+    climate, a palette of materials and a way to lay out streets; regions differ in all of them.
 
     Attributes:
         seed: Any whole number.

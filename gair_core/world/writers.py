@@ -208,6 +208,17 @@ def _relative(path: Path, base: Path) -> str:
     return (path.relative_to(base) if path.is_relative_to(base) else path).as_posix()
 
 
+def write_roads(city: City, path: str | Path) -> Path:
+    """Write the network of main roads as lines in a GeoPackage, in the city's UTM zone.
+
+    Raises:
+        BadInputError: The file cannot be written.
+    """
+    lines = [shapely.LineString(line) for line in city.main_roads()]
+    frame = gpd.GeoDataFrame({"kind": ["main road"] * len(lines)}, geometry=lines, crs=f"EPSG:{city.epsg}")
+    return write_vector(frame, Path(path), secrets.token_hex(4))
+
+
 def write_polygons(city: City, path: str | Path, when: date, *, per_class: int = 8, seed: int = 0) -> Path:
     """Write training polygons as a person would draw them: some patches of each class, clear of their edges.
 

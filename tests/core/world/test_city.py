@@ -147,6 +147,25 @@ def test_positions_lie_on_roads_and_agree_with_pyproj(city, cover):
     assert (cover[row, column] != WATER).mean() > 0.95
 
 
+def test_main_roads_are_where_the_surface_has_them(city):
+    lines = city.main_roads()
+    assert len(lines) > 10
+    points = np.concatenate(lines) - [city.easting, city.northing]
+    assert np.abs(points).max() <= SIZE * 5
+    place = city.surface(2023).place(*(points[:, axis].astype(np.float32) for axis in (0, 1)))
+    gap = np.abs(place.main_gap + np.where(place.main, place.road_width, 0))
+    assert place.main.all()
+    assert np.percentile(gap, 99) < 0.5
+    # The other way round: what the surface calls the middle of a main road lies on a line.
+    rng = np.random.default_rng(0)
+    x, y = (rng.uniform(-SIZE * 4, SIZE * 4, 60_000).astype(np.float32) for _ in range(2))
+    place = city.surface(2023).place(x, y)
+    middle = place.main & (place.road_centre < 0.5) & (place.fields[:, 3] > 60)
+    assert middle.sum() > 50
+    away = [np.hypot(*(points - [px, py]).T).min() for px, py in zip(x[middle], y[middle], strict=True)]
+    assert max(away) < 12
+
+
 def test_photos_do_not_depend_on_company(city):
     views = city.photo_positions(6)
     together = city.photos(*views, SUMMER, (48, 64), workers=2)

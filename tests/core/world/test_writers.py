@@ -20,6 +20,7 @@ from gair_core.world.writers import (
     write_land_cover,
     write_photos,
     write_polygons,
+    write_roads,
     write_scene,
     write_store,
 )
@@ -71,6 +72,16 @@ def test_photos_of_the_south_west_keep_their_hemispheres(tmp_path):
     tags = read_tags(path)
     assert tags.longitude < 0
     assert tags.latitude < 0
+
+
+def test_roads_meet_at_junctions(tmp_path):
+    frame = gpd.read_file(write_roads(World(1).city(4, 256), tmp_path / "roads.gpkg"))
+    assert frame.crs.to_epsg() == World(1).city(4).epsg
+    ends = np.array([point for line in frame.geometry for point in (line.coords[0], line.coords[-1])])
+    shared = [(np.hypot(*(ends - end).T) < 1).sum() for end in ends]
+    # Three roads meet at a junction; others end at a shore or at the extent, where a stub may be cut off.
+    assert np.isin(shared, [1, 3]).mean() > 0.9
+    assert (np.array(shared) == 3).mean() > 0.5
 
 
 def test_polygons_lie_inside_their_class(city, tmp_path):
