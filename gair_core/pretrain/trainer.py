@@ -46,9 +46,9 @@ from gair_core.pretrain.store import Store
 
 # What may differ between a run and its continuation: it changes neither batches nor gradients.
 _FREE: Final = frozenset(
-    {"data.store", "data.workers", "data.prefetch", "data.unreadable_limit", "evaluation", "output", "title"}
-    | {"accelerator", "devices", "nodes", "compile", "log_every", "save_every", "keep", "basis_samples"}
-    | {"basis_components"}
+    {"data.store", "data.workers", "data.prefetch", "data.unreadable_limit", "data.evaluation_split"}
+    | {"accelerator", "devices", "nodes", "compile", "log_every", "save_every", "keep", "evaluation"}
+    | {"basis_components", "basis_samples", "output", "title"}
 )
 _BASIS_QUERIES: Final = 16
 _FIRST_PHOTOS: Final = 1000

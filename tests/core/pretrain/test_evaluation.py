@@ -161,12 +161,24 @@ def test_location_retrieval_has_recalls_and_kilometres(store: Store, model: GAIR
     assert found["photo_to_location_median_km"] < 1  # one city
 
 
-def test_labels_are_those_of_the_pixels(store: Store, colour_model: GAIR) -> None:
-    found = labelled_places(colour_model, store, "train", CONFIG, scenes=12, per_scene=8)
-    assert len(found.labels) == 96
-    # The class of the test store is that of the first band, whose blocks are those of the patches.
-    assert set(found.labels.tolist()) <= {0, 1}
-    assert 0.2 < found.labels.float().mean() < 0.8
+def test_labels_are_those_of_the_pixels(store: Store, model: GAIR, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that returns the first band of a pixel must agree with the class, made of that band."""
+
+    def pixel(images: Tensor, uv: Tensor) -> Tensor:
+        return F.grid_sample(images[:, :1], 2 * uv[:, None] - 1, mode="nearest", align_corners=False)[
+            :, 0, 0, :, None
+        ]
+
+    monkeypatch.setattr(model, "encode_remote_sensing", lambda images: images)
+    monkeypatch.setattr(model, "interpolate", pixel)
+    found = labelled_places(model, store, "train", CONFIG, scenes=12, per_scene=8)
+    assert found.embeddings.shape == (96, 1)
+    # Blocks above 2000 DN are bright; 0 to 99 DN of noise lie on top.
+    lowest, spread = 1172.9397 - 2 * 706.6250, 4 * 706.6250
+    dn = found.embeddings[:, 0] * spread + lowest
+    sure = ((dn < 2000.5) & (dn > 0)) | ((dn > 2099.5) & (dn < 2580))
+    assert sure.sum() > 30
+    assert torch.equal(found.labels[sure], (dn[sure] > 2050).long())
 
 
 def test_probes_solve_what_is_separable() -> None:
