@@ -221,9 +221,8 @@ class City:
             )
         shape = (size, size) if isinstance(size, int) else size
         local = self.to_local(lonlat)
-        outside = (
-            np.abs(local).max(axis=1, initial=0) > self._half if len(local) else np.zeros(0, dtype=np.bool_)
-        )
+        # Written so that NaN is outside too.
+        outside = ~(np.abs(local).max(axis=1, initial=0) <= self._half)
         if outside.any():
             lon, lat = lonlat[np.flatnonzero(outside)[0]]
             raise BadInputError(

@@ -22,6 +22,7 @@ from affine import Affine
 from PIL import Image
 from PIL.ExifTags import GPS, IFD, Base
 from rasterio.features import shapes
+from rasterio.windows import Window as RasterWindow
 
 from gair_core.errors import BadInputError
 from gair_core.inference import outputs
@@ -31,6 +32,7 @@ from gair_core.pretrain.store import Sample, StoreSummary, StoreWriter, Tile, Un
 from gair_core.progress import Progress
 from gair_core.world.city import City, Viewpoints
 from gair_core.world.layout import RURAL
+from gair_core.world.scene import Window
 from gair_core.world.spectra import BANDS
 from gair_core.world.surface import LAND_COVER
 
@@ -48,6 +50,7 @@ COLOURS: Final = (
 """Colour of each class of `gair_core.world.LAND_COVER`."""
 
 _JPEG_QUALITY: Final = 92
+_BLOCK: Final = 512
 _SMALLEST_POLYGON: Final = 8
 """In pixels; smaller patches are too mixed to learn a class from."""
 
@@ -64,9 +67,12 @@ def write_scene(city: City, path: str | Path, when: date, *, clouds: float = 0.0
     Raises:
         BadInputError: The file cannot be written.
     """
-    scene = city.scene(when, clouds=clouds)
     tags = {"ACQUISITION_DATE": when.isoformat(), "CITY": city.name, "REGION": city.region.name}
-    return _write_raster(city, Path(path), scene, BANDS, tags)
+
+    def draw(window: Window) -> npt.NDArray[np.uint16]:
+        return city.scene(when, window, clouds=clouds)
+
+    return _write_raster(city, Path(path), draw, BANDS, tags)
 
 
 def write_land_cover(city: City, path: str | Path, when: date) -> Path:
@@ -77,43 +83,57 @@ def write_land_cover(city: City, path: str | Path, when: date) -> Path:
     Raises:
         BadInputError: The file cannot be written.
     """
-    cover = city.land_cover(when)[None] + np.uint8(1)
-    return _write_raster(city, Path(path), cover, ("class",), {"ACQUISITION_DATE": when.isoformat()})
+
+    def draw(window: Window) -> npt.NDArray[np.uint8]:
+        return city.land_cover(when, window)[None] + np.uint8(1)
+
+    return _write_raster(city, Path(path), draw, ("class",), {"ACQUISITION_DATE": when.isoformat()})
 
 
 def _write_raster(
     city: City,
     path: Path,
-    values: npt.NDArray[np.uint8] | npt.NDArray[np.uint16],
+    draw: Callable[[Window], npt.NDArray[np.uint8]] | Callable[[Window], npt.NDArray[np.uint16]],
     names: Sequence[str],
     tags: dict[str, str],
 ) -> Path:
+    """Write a raster block by block, so that a city may be larger than memory; one band is one of classes."""
+    classes = len(names) == 1
     profile = {
         "driver": "GTiff",
-        "count": len(values),
+        "count": len(names),
         "height": city.size,
         "width": city.size,
-        "dtype": values.dtype.name,
+        "dtype": "uint8" if classes else "uint16",
         "crs": f"EPSG:{city.epsg}",
         "transform": Affine(*city.geotransform),
         "nodata": 0,
         "compress": "deflate",
         "predictor": 2,
+        "tiled": True,
+        "blockxsize": 256,
+        "blockysize": 256,
     }
-    if city.size >= 256:
-        profile |= {"tiled": True, "blockxsize": 256, "blockysize": 256}
     with (
         outputs.replacing(path, secrets.token_hex(4)) as part,
         rasterio.open(part, "w", **profile) as target,
     ):
-        target.write(values)
+        for row, column, height, width in _blocks(city.size):
+            values = draw((row, column, height, width))
+            target.write(values, window=RasterWindow(column, row, width, height))
         target.descriptions = tuple(names)
         target.update_tags(**tags)
-        if len(values) == 1:
+        if classes:
             target.write_colormap(1, {number: (*colour, 255) for number, colour in enumerate(COLOURS, 1)})
-            classes = {f"CLASS_{number}": name for number, name in enumerate(LAND_COVER, 1)}
-            target.update_tags(1, **classes)
+            target.update_tags(1, **{f"CLASS_{number}": name for number, name in enumerate(LAND_COVER, 1)})
     return path
+
+
+def _blocks(size: int) -> Iterator[Window]:
+    """Yield windows that cover a square, whole blocks of the file each."""
+    for row in range(0, size, _BLOCK):
+        for column in range(0, size, _BLOCK):
+            yield row, column, min(_BLOCK, size - row), min(_BLOCK, size - column)
 
 
 def write_photo(

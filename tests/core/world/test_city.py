@@ -247,6 +247,7 @@ def test_photo_tells_of_its_surroundings(city):
         (lambda c: c.scene(SUMMER, (250, 0, 20, 20)), "leaves the 256 x 256 pixels"),
         (lambda c: c.photos([(c.latitude, c.longitude)], [0.0], SUMMER), "outside"),
         (lambda c: c.photos([(0.0, 0.0)], [0.0], SUMMER), "outside"),
+        (lambda c: c.photos([(c.longitude, np.nan)], [0.0], SUMMER), "outside"),
         (lambda c: c.photos([0.0, 1.0], [0.0], SUMMER), "wanted"),
         (lambda c: World(0).city(-1), "index"),
         (lambda c: World(0).city(0, 33), "even"),

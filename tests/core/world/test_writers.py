@@ -54,6 +54,13 @@ def test_land_cover_has_names_and_colours(city, tmp_path):
         assert source.colormap(1)[1][2] > source.colormap(1)[1][0]
 
 
+def test_large_scene_is_written_in_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("gair_core.world.writers._BLOCK", 64)
+    city = World(1).city(3, 96)
+    with rasterio.open(write_scene(city, tmp_path / "scene.tif", DAY)) as source:
+        np.testing.assert_array_equal(source.read(), city.scene(DAY))
+
+
 def test_photos_carry_place_direction_and_date(city, tmp_path):
     views = city.photo_positions(3)
     paths = write_photos(city, tmp_path, views, DAY, size=64)
