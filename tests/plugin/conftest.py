@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import atexit
 import importlib.util
 import os
 import sys
@@ -42,6 +42,24 @@ def _isolate_settings() -> tempfile.TemporaryDirectory:
     return folder
 
 
+_sessions: list[pytest.Session] = []
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Keep the session, which will know how the tests went."""
+    _sessions.append(session)
+
+
+def _end_at_once() -> None:
+    """End with pytest's exit status: QGIS may crash when it is taken apart around Python's layers."""
+    if not _sessions:
+        return
+    _SETTINGS.cleanup()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(_sessions[0].exitstatus))
+
+
 if HAS_QGIS:
     os.environ["QT_QPA_PLATFORM"] = "offscreen"
     # GDAL would note statistics beside the files that the tests only read.
@@ -52,6 +70,8 @@ if HAS_QGIS:
         load_tool("stage").stage(STAGE)
     sys.path.insert(0, str(STAGE))
     _SETTINGS = _isolate_settings()
+    # After Qt's own, so that it comes before them; what pytest adds later comes before this.
+    atexit.register(_end_at_once)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -90,5 +110,3 @@ def provider(qgis_processing: None) -> Iterator[object]:
     yield gair
     close_shared_client()
     registry.removeProvider(gair)
-    # Layers in the cycles of caught exceptions must not outlive QGIS: that crashes on exit.
-    gc.collect()
