@@ -25,7 +25,7 @@ EYE: Final = 2.3
 REACH: Final = 1500.0
 """How far a photo sees, in metres."""
 
-HALF_VIEW: Final = np.radians(42.0)
+HALF_VIEW: Final = np.radians(46.0)
 """Half of the horizontal angle of view."""
 
 SKY, GROUND, WALL, ROOF, FOLIAGE, CAR, BARK = range(7)

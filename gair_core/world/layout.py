@@ -179,7 +179,7 @@ def _slow_fields(city: Character, x: Floats, y: Floats) -> Floats:
     fields[..., LAKE] = lake
     fields[..., WOODLAND] = layered_noise(x, y, 850, 4, seed_of(seed, 27)) - (0.62 - 0.95 * region.woods)
     shore = np.minimum(fields[..., RIVER], fields[..., LAKE])
-    hills = 0.6 + layered_noise(x, y, 3600, 3, seed_of(seed, 28))
+    hills = 0.6 + layered_noise(x, y, 5200, 3, seed_of(seed, 28))
     fields[..., ELEVATION] = region.relief * np.maximum(hills, 0) * smooth_step(10, 700, shore)
     fields[..., VIGOUR] = layered_noise(x, y, 240, 4, seed_of(seed, 29))
     return fields
