@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from gair_core.pretrain.dataset import Batch
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ class RunLog:
 
 
 class Meter:
-    """Measures samples per second and the time that the loop waits for data, and counts photos.
+    """Averages terms of the loss, measures speed and the time spent waiting for data, counts photos.
 
     Attributes:
         drawn: Photos asked for since they were last counted.
@@ -90,6 +92,7 @@ class Meter:
         self._mark = self._began
         self._waited = 0.0
         self._steps = 0
+        self._sums: dict[str, Tensor] = {}
 
     def start(self) -> None:
         """Note that the loop asks for a batch."""
@@ -99,20 +102,24 @@ class Meter:
         """Note that it has come."""
         self._waited += time.monotonic() - self._mark
 
-    def count(self, batch: Batch) -> None:
-        """Note that a step was made with it."""
+    def count(self, batch: Batch, terms: Mapping[str, Tensor]) -> None:
+        """Note that a step was made with it, and the terms of its loss."""
         self._steps += 1
+        for name, value in terms.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
         self.unreadable += int(batch.unreadable.sum())
         self.drawn += int((batch.has_photo | batch.unreadable).sum())
 
     def take(self) -> dict[str, float]:
-        """Return the figures since the last time."""
+        """Return the mean terms and the figures since the last time."""
         elapsed = max(time.monotonic() - self._began, 1e-9)
-        figures = {
+        figures = {name: float(value) / self._steps for name, value in self._sums.items()}
+        figures |= {
             "samples_per_second": self._steps * self._batch_size / elapsed,
             "data_wait": self._waited / elapsed,
         }
         self._began, self._waited, self._steps = time.monotonic(), 0.0, 0
+        self._sums = {}
         return figures
 
 

@@ -242,7 +242,7 @@ class _Run:
             terms = self._step(batch)
             self.counters.step += 1
             step = self.counters.step
-            meter.count(batch)
+            meter.count(batch, terms)
             bar.update(config.sampling.batch_size)
             received = stop.agreed(self.fabric.device)
             if on_step is not None:
@@ -252,9 +252,9 @@ class _Run:
             if last or step % config.log_every == 0:
                 self._count_photos(meter)
                 if log is not None:
-                    values = {name: float(value) for name, value in terms.items()}
-                    log.write("training", step, {**values, **meter.take(), **self._vitals()})
-                    bar.set_postfix(loss=f"{values['loss']:.4f}")
+                    figures = meter.take()
+                    log.write("training", step, {**figures, **self._vitals()})
+                    bar.set_postfix(loss=f"{figures['loss']:.4f}")
             if config.evaluation.every and step % config.evaluation.every == 0 and not received:
                 self._on_first_rank(lambda: self._evaluate(log))
             if last or step % config.save_every == 0:
