@@ -172,12 +172,12 @@ def _with_places(joined: Joined, context: QgsProcessingContext) -> Joined:
 
 
 def check_destination(value: object, context: QgsProcessingContext, layer_path: str = "") -> None:
-    """Refuse a destination of points that cannot work before any time is spent.
+    """Refuse a destination of features that cannot work before any time is spent.
 
     Args:
         value: The parameter's value.
         context: Resolves properties of a definition.
-        layer_path: The file of the layer that is read, which must not be overwritten.
+        layer_path: What is read, which must not be overwritten; may be no file.
 
     Raises:
         QgsProcessingException: The folder does not exist or cannot be written to, or the file is the input.
@@ -195,7 +195,7 @@ def check_destination(value: object, context: QgsProcessingContext, layer_path: 
         raise QgsProcessingException(
             tr("The folder {folder} cannot be written to. Choose another one.").format(folder=path.parent)
         )
-    if layer_path and path.exists() and path.samefile(layer_path):
+    if layer_path and path.exists() and Path(layer_path).exists() and path.samefile(layer_path):
         raise QgsProcessingException(
             tr("The output {path} is the input. Inputs are never overwritten: choose another name.").format(
                 path=path

@@ -7,12 +7,32 @@ from pathlib import Path
 
 from qgis.core import (
     QgsCoordinateTransformContext,
+    QgsProcessingContext,
     QgsProcessingException,
     QgsVectorFileWriter,
     QgsVectorLayer,
 )
 
+from .point_output import check_destination
 from .translation import tr
+
+
+def check_polygons(destination: str, context: QgsProcessingContext, scene: str) -> None:
+    """Refuse a destination of polygons that cannot work before any time is spent.
+
+    Args:
+        destination: The file to write.
+        context: The run's context.
+        scene: What is read, which must not be overwritten.
+
+    Raises:
+        QgsProcessingException: As of `check_destination`, or QGIS does not know the format.
+    """
+    check_destination(destination, context, scene)
+    if not QgsVectorFileWriter.driverForExtension(Path(destination).suffix):
+        raise QgsProcessingException(
+            tr("QGIS knows no format for polygons in {path}. Name a .gpkg file.").format(path=destination)
+        )
 
 
 def convert_polygons(

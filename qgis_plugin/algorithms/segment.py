@@ -15,7 +15,7 @@ from qgis.core import (
 )
 
 from ..translation import tr, translatable
-from ..vector_output import convert_polygons
+from ..vector_output import check_polygons, convert_polygons
 from .base import SCENES, GairAlgorithm, Values
 
 
@@ -80,6 +80,7 @@ class SegmentAlgorithm(GairAlgorithm):
             request["confidence"] = confidence
         direct = Path(polygons).suffix.lower() == ".gpkg"
         if polygons:
+            check_polygons(polygons, context, request["scene"])
             request["polygons"] = polygons if direct else str(self.temporary_folder() / "polygons.gpkg")
         result = self.run_task("segment", request, feedback)
         if polygons and not direct:

@@ -17,6 +17,7 @@ from qgis.core import (
     QgsRasterLayer,
     QgsVectorLayer,
 )
+from qgis.PyQt.QtGui import QColor, QImage
 
 from .made_scenes import made_scene
 
@@ -177,6 +178,38 @@ def test_the_scene_is_never_overwritten(detroit):
     with pytest.raises(QgsProcessingException):
         segment(INPUT=str(detroit), OUTPUT=str(detroit))
     assert detroit.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("destination", "message"),
+    [
+        ("scene.tif", "is the input. Inputs are never overwritten"),
+        ("notes.xyz", "QGIS knows no format for polygons in"),
+        ("missing/classes.geojson", "missing of the output classes.geojson does not exist"),
+    ],
+)
+def test_impossible_destinations_of_polygons_are_refused_before_any_work(tmp_path, destination, message):
+    made_scene(tmp_path / "scene.tif")
+    (tmp_path / "notes.xyz").write_text("not GAIR's")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    outputs = {"OUTPUT": str(tmp_path / "out.tif"), "POLYGONS": str(tmp_path / destination)}
+    with pytest.raises(QgsProcessingException, match=message):
+        segment(INPUT=str(tmp_path / "scene.tif"), **outputs)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_web_map_is_copied_for_the_extent_and_refused_for_what_it_is(tmp_path):
+    tile = QImage(256, 256, QImage.Format.Format_RGB32)
+    tile.fill(QColor("green"))
+    assert tile.save(str(tmp_path / "tile.png"))
+    # The same picture for every tile; its places are in the part of the address that files do not have.
+    address = f"file://{tmp_path}/tile.png%3F%7Bz%7D/%7Bx%7D/%7By%7D"
+    layer = QgsRasterLayer(f"type=xyz&url={address}&zmin=0&zmax=14", "web map", "wms")
+    assert layer.isValid()
+    extent = "1200000,1202000,6000000,6002000 [EPSG:3857]"
+    with pytest.raises(QgsProcessingException, match=r"web_map\.tif is an 8-bit display image"):
+        segment(INPUT=layer, EXTENT=extent, OUTPUT=str(tmp_path / "out.tif"))
+    assert not (tmp_path / "out.tif").exists()
 
 
 def test_cancelling_in_mid_run_leaves_nothing(shared, tmp_path):
