@@ -96,6 +96,7 @@ def test_metadata_has_what_the_repository_wants(metadata: configparser.SectionPr
     assert metadata["hasProcessingProvider"] == "yes"
     for dependency in ("gair_core", "PyTorch", "rasterio", "timm"):
         assert dependency in metadata["about"]
+    assert metadata["category"] in ("Raster", "Vector", "Database", "Mesh", "Web")
     for address in ("tracker", "repository", "homepage"):
         assert metadata[address].startswith("https://")
     assert (unpacked / metadata["icon"]).is_file()
