@@ -117,6 +117,14 @@ class WorkerClient:
             thread = self._started_thread()
             return self._follow(thread, call, thread.start(call, self._number, launch), cancelled)
 
+    def require_interpreter(self) -> None:
+        """Refuse at once, without waiting or starting anything, where no worker could be started.
+
+        Raises:
+            WorkerError: As `run` raises it.
+        """
+        self._checked_launch()
+
     def release(self, cancelled: Callable[[], bool] | None = None) -> None:
         """End the worker once it is idle, so that its files can be removed; the next request starts one.
 

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qgis.core import (
     QgsCoordinateReferenceSystem,
@@ -38,6 +38,9 @@ from ..raster_input import Extent, InputError, RasterInput, is_product, parse_ba
 from ..settings import remember_model
 from ..translation import tr, translatable
 
+if TYPE_CHECKING:
+    from ..worker_error import WorkerError
+
 SCENES = ("scenes", translatable("Scenes"))
 PHOTOS = ("photos", translatable("Photos"))
 MODELS = ("models", translatable("Models"))
@@ -58,6 +61,7 @@ class GairAlgorithm(QgsProcessingAlgorithm):
         GROUP: `SCENES`, `PHOTOS` or `MODELS`.
         TAGS: Words by which the toolbox finds it.
         HELP: What it does, in a few sentences of HTML; the parameters' own help is added.
+        NEEDS_WORKER: Whether it cannot do anything without gair_core's environment.
     """
 
     ID = ""
@@ -65,6 +69,7 @@ class GairAlgorithm(QgsProcessingAlgorithm):
     GROUP = SCENES
     TAGS: tuple[str, ...] = ()
     HELP = ""
+    NEEDS_WORKER = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,6 +162,9 @@ class GairAlgorithm(QgsProcessingAlgorithm):
     ) -> bool:
         """Read the layers, on the main thread."""
         try:
+            if self.NEEDS_WORKER:
+                # Before layers are read and copied, which may take long.
+                _require_worker()
             for name in self._scene_names:
                 self._rasters[name] = self._read_raster(name, parameters, context)
             self.prepare(parameters, context, feedback)
@@ -169,9 +177,9 @@ class GairAlgorithm(QgsProcessingAlgorithm):
         self, parameters: Values, context: QgsProcessingContext, feedback: QgsProcessingFeedback
     ) -> dict[str, Any]:
         """Do the work; nothing temporary is left, and a model that worked is remembered."""
-        if self._obstacle:
-            raise QgsProcessingException(self._obstacle)
         try:
+            if self._obstacle:
+                raise QgsProcessingException(self._obstacle)
             outputs = self.work(parameters, context, feedback)
         finally:
             # A provider that outlives QGIS, in some cycle of Python's, would crash it on exit.
@@ -392,6 +400,15 @@ class GairAlgorithm(QgsProcessingAlgorithm):
             return ""
         raise QgsProcessingException(tr("{name} is missing. Give a file to write.").format(name=name))
 
+    def file(self, parameters: Values, context: QgsProcessingContext, name: str) -> str:
+        """Return a file or folder of the user, as the worker, which has another current folder, finds it.
+
+        Returns:
+            An absolute path; empty where none was given.
+        """
+        path = self.parameterAsFile(parameters, name, context)
+        return str(Path.cwd() / Path(path).expanduser()) if path else ""
+
     def bands(
         self, parameters: Values, context: QgsProcessingContext, name: str = "BANDS"
     ) -> dict[str, int | str] | None:
@@ -453,7 +470,7 @@ class GairAlgorithm(QgsProcessingAlgorithm):
         except WorkerError as error:
             if error.kind == "cancelled":
                 raise QgsProcessingException(tr("Cancelled: nothing was written.")) from None
-            raise QgsProcessingException("\n".join(filter(None, (error.message, error.hint)))) from None
+            raise _failure(error) from None
 
     def _read_raster(self, name: str, parameters: Values, context: QgsProcessingContext) -> RasterInput:
         value = parameters.get(name)
@@ -463,6 +480,19 @@ class GairAlgorithm(QgsProcessingAlgorithm):
             return RasterInput.read(layer, str(value), context.transformContext())
         except InputError as error:
             raise QgsProcessingException(str(error)) from None
+
+
+def _require_worker() -> None:
+    from ..worker_client import WorkerError, shared_client
+
+    try:
+        shared_client().require_interpreter()
+    except WorkerError as error:
+        raise _failure(error) from None
+
+
+def _failure(error: WorkerError) -> QgsProcessingException:
+    return QgsProcessingException("\n".join(filter(None, (error.message, error.hint))))
 
 
 class _Monitor:

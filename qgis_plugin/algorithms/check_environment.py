@@ -46,6 +46,7 @@ class CheckEnvironmentAlgorithm(GairAlgorithm):
     ID = "checkenvironment"
     TITLE = translatable("Check the GAIR environment")
     GROUP = ENVIRONMENT
+    NEEDS_WORKER = False
     TAGS = ("install", "python", "version", "diagnose", "self-test", "cuda", "device")
     HELP = translatable(
         "<p>Says which Python environment GAIR uses, with which versions and devices, tests that everything "

@@ -35,6 +35,7 @@ class CreateEnvironmentAlgorithm(GairAlgorithm):
     ID = "createenvironment"
     TITLE = translatable("Create the GAIR environment")
     GROUP = ENVIRONMENT
+    NEEDS_WORKER = False
     TAGS = ("install", "python", "pip", "venv", "pytorch", "cuda", "update", "repair")
     HELP = translatable(
         "<p>Builds the Python environment in which all other algorithms of GAIR run, outside of QGIS and "

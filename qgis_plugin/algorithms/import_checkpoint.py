@@ -136,15 +136,15 @@ class ImportCheckpointAlgorithm(GairAlgorithm):
 
     def _request(self, parameters: Values, context: QgsProcessingContext) -> dict[str, Any]:
         kind = self.parameterAsEnumString(parameters, "KIND", context)
-        source = self.parameterAsFile(parameters, "FILE", context)
+        source = self.file(parameters, context, "FILE")
         if not source and kind != "geoclip":
             raise QgsProcessingException(
                 tr("There is no file to import. Give FILE; only geoclip comes without one.")
             )
-        output = self.parameterAsFileOutput(parameters, "OUTPUT", context)
+        output = str(Path.cwd() / self.parameterAsFileOutput(parameters, "OUTPUT", context))
         request: dict[str, Any] = {
             "kind": kind,
-            "paths": [str(Path(path).expanduser().resolve()) for path in (source, output) if path],
+            "paths": [path for path in (source, output) if path],
             "precision": self.parameterAsEnumString(parameters, "PRECISION", context),
         }
         into = self.parameterAsString(parameters, "INTO", context).strip()

@@ -94,7 +94,7 @@ class LocatePhotosAlgorithm(TableAlgorithm):
         self, parameters: Values, context: QgsProcessingContext, feedback: QgsProcessingFeedback
     ) -> dict[str, Any]:
         """Run the task ``locate``."""
-        folder = self.parameterAsFile(parameters, "FOLDER", context)
+        folder = self.file(parameters, context, "FOLDER")
         listed = parameters.get("PHOTOS") not in (None, "")
         if bool(folder) == listed:
             raise QgsProcessingException(

@@ -81,8 +81,8 @@ class LocationSimilarityAlgorithm(GairAlgorithm):
         if extent is None:
             raise QgsProcessingException(tr("The extent is empty. Give xmin,xmax,ymin,ymax [EPSG:...]."))
         request = self.engine_request(parameters, context)
-        request["photo"] = self.parameterAsFile(parameters, "PHOTO", context)
-        request["output"] = self.parameterAsOutputLayer(parameters, "OUTPUT", context)
+        request["photo"] = self.file(parameters, context, "PHOTO")
+        request["output"] = self.output(parameters, context)
         request.update(extent_request(extent))
         resolution = self.parameterAsDouble(parameters, "RESOLUTION", context)
         if resolution:

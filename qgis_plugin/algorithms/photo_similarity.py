@@ -164,7 +164,7 @@ class PhotoSimilarityAlgorithm(TableAlgorithm):
         feedback: QgsProcessingFeedback,
         figure: Figure,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        output = self.parameterAsOutputLayer(parameters, "OUTPUT", context)
+        output = self.output(parameters, context)
         result = self.run_task("similarity", {**request, "output": output}, feedback)
         make_see_through(output, feedback)
         figure.watch(context, output)
@@ -187,7 +187,7 @@ class PhotoSimilarityAlgorithm(TableAlgorithm):
         pending = context.layersToLoadOnCompletion()
         details = pending.pop(destination, None)
         context.setLayersToLoadOnCompletion(pending)
-        folder = Path(destination)
+        folder = Path(self.output(parameters, context))
         if folder.suffix.lower() in _RASTER_SUFFIXES:
             folder = folder.with_suffix("")
         before = _rasters_in(folder)

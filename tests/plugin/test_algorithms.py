@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from qgis.core import (
     QgsApplication,
     QgsProcessingAlgRunnerTask,
     QgsProcessingContext,
+    QgsProcessingException,
     QgsProcessingFeedback,
     QgsProcessingModelAlgorithm,
     QgsProcessingModelChildAlgorithm,
@@ -36,6 +40,14 @@ def pixels(path: object) -> np.ndarray:
     return gdal.Open(str(path)).ReadAsArray()
 
 
+def wait_until(done: Callable[[], bool]) -> None:
+    """Handle events, by which tasks end, until something is done; two minutes are too long."""
+    deadline = time.monotonic() + 120
+    while not done() and time.monotonic() < deadline:
+        QCoreApplication.processEvents()
+        time.sleep(0.01)
+
+
 def run_in_background(name: str, parameters: dict[str, object]) -> tuple[bool, dict[str, object], str]:
     """Run an algorithm as the toolbox does; returns success, results and the log."""
     algorithm = QgsApplication.processingRegistry().createAlgorithmById(name)
@@ -45,10 +57,7 @@ def run_in_background(name: str, parameters: dict[str, object]) -> tuple[bool, d
     finished: list[tuple[bool, dict[str, object]]] = []
     task.executed.connect(lambda successful, results: finished.append((successful, results)))
     QgsApplication.taskManager().addTask(task)
-    deadline = time.monotonic() + 120
-    while not finished and time.monotonic() < deadline:
-        QCoreApplication.processEvents()
-        time.sleep(0.01)
+    wait_until(lambda: bool(finished))
     return (*finished[0], feedback.textLog())
 
 
@@ -70,6 +79,53 @@ def test_a_failure_in_a_tasks_thread_says_why(tmp_path):
     assert not successful
     assert "has no CRS" in log
     assert not (tmp_path / "out.tif").exists()
+
+
+def test_two_algorithms_started_at_once_take_turns(tmp_path):
+    made_scene(tmp_path / "scene.tif")
+    context = QgsProcessingContext()
+    context.setProject(QgsProject.instance())
+    finished, tasks = [], []
+    for name in ("embed", "segment"):
+        parameters = {"INPUT": str(tmp_path / "scene.tif"), "OUTPUT": str(tmp_path / f"{name}.tif")}
+        algorithm = QgsApplication.processingRegistry().createAlgorithmById(f"gair:{name}")
+        feedback = QgsProcessingFeedback(False)
+        task = QgsProcessingAlgRunnerTask(algorithm, parameters, context, feedback)
+        task.executed.connect(lambda successful, results: finished.append((successful, results)))
+        tasks.append((task, feedback))
+    for task, _ in tasks:
+        QgsApplication.taskManager().addTask(task)
+    wait_until(lambda: len(finished) == len(tasks))
+    assert all(successful for successful, _ in finished), [feedback.textLog() for _, feedback in tasks]
+    assert pixels(tmp_path / "embed.tif").shape == (16, 100, 120)
+    assert pixels(tmp_path / "segment.tif").shape == (100, 120)
+
+
+def test_a_killed_worker_fails_the_run_with_its_last_words_and_the_next_one_works(tmp_path):
+    class Killer(QgsProcessingFeedback):
+        """Kills the worker when the first tile is done."""
+
+        def setProgressText(self, text: str) -> None:
+            if "tile" in text:
+                os.kill(shared_client().process_id, signal.SIGKILL)
+
+    made_scene(tmp_path / "scene.tif")
+    parameters = {"INPUT": str(tmp_path / "scene.tif"), "OUTPUT": str(tmp_path / "out.tif")}
+    with pytest.raises(QgsProcessingException, match=r"signal 9\)\. Its last words:"):
+        processing.run("gair:embed", {**parameters, "TILE_SIZE": 96}, feedback=Killer(False))
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.tif"]
+    processing.run("gair:embed", parameters)
+    assert (tmp_path / "out.tif").is_file()
+
+
+def test_without_an_environment_a_run_fails_before_it_reads_anything(tmp_path, monkeypatch):
+    made_scene(tmp_path / "scene.tif")
+    monkeypatch.delenv("GAIR_PYTHON")
+    feedback = QgsProcessingFeedback(False)
+    parameters = {"INPUT": virtual_layer(tmp_path / "scene.tif"), "OUTPUT": "TEMPORARY_OUTPUT"}
+    with pytest.raises(QgsProcessingException, match="gair:createenvironment"):
+        processing.run("gair:embed", parameters, feedback=feedback)
+    assert "Copying" not in feedback.textLog()
 
 
 def test_a_model_passes_its_inputs_on(tmp_path):

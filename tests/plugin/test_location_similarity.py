@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,14 @@ def test_the_map_has_the_extent_and_the_best_place_is_its_maximum(shared, tmp_pa
     assert layer.dataProvider().sample(best, 1)[0] == pytest.approx(result["MAXIMUM"], abs=1e-6)
     assert layer.renderer().type() == "singlebandpseudocolor"
     assert layer.renderer().opacity() == pytest.approx(0.65)
+
+
+def test_relative_paths_start_from_the_current_folder(shared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(photo_path(shared, "tokyo"), "photo.jpg")
+    parameters = {"PHOTO": "photo.jpg", "EXTENT": "139,140,35,36 [EPSG:4326]", "RESOLUTION": 0.1}
+    assert run({**parameters, "OUTPUT": "map.tif"})["OUTPUT"] == str(tmp_path / "map.tif")
+    assert QgsRasterLayer(str(tmp_path / "map.tif")).renderer().opacity() == pytest.approx(0.65)
 
 
 def test_the_extents_crs_is_the_outputs(shared):

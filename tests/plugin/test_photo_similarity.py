@@ -432,6 +432,16 @@ def pairs_path(shared):
     return str(shared / "data" / "gair_pairs" / "photos.csv")
 
 
+@pytest.mark.parametrize(("mode", "made"), [("mean", "similarity.tif"), ("photo", "similarity")])
+def test_relative_outputs_start_from_the_current_folder(shared, tmp_path, monkeypatch, mode, made):
+    monkeypatch.chdir(tmp_path)
+    parameters = {"INPUT": scene_path(shared), "PHOTOS": in_detroit(shared), "MODE": mode}
+    result = run({**parameters, "OUTPUT": "similarity.tif"})
+    assert result["OUTPUT"] == str(tmp_path / made)
+    assert all(Path(raster).is_file() for raster in result["OUTPUT_RASTERS"])
+    assert len(result["OUTPUT_RASTERS"]) == (3 if mode == "photo" else 1)
+
+
 def test_impossible_destinations_of_the_photos_are_refused_before_any_work(shared, tmp_path):
     layer = saved(pairs_layer(shared), tmp_path / "photos.gpkg")
     before = (tmp_path / "photos.gpkg").read_bytes()
