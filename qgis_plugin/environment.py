@@ -92,12 +92,6 @@ def choose_interpreter(setting: str, environ: Mapping[str, str], created: str | 
     return None
 
 
-def find_interpreter(setting: str, environ: Mapping[str, str], created: str | None) -> str | None:
-    """Return the path that `choose_interpreter` finds."""
-    found = choose_interpreter(setting, environ, created)
-    return found.path if found else None
-
-
 def pure_path(platform: str, path: str) -> PurePath:
     """Return a path of a platform, on any platform."""
     return PureWindowsPath(path) if platform == "win32" else PurePosixPath(path)
@@ -109,8 +103,8 @@ def interpreter_in(folder: str, platform: str) -> str:
     return str(pure_path(platform, folder).joinpath(*inside))
 
 
-def environment_folder(platform: str, environ: Mapping[str, str], home: str) -> str:
-    """Return the folder in which the plugin builds environments, outside its own folder.
+def data_folder(platform: str, environ: Mapping[str, str], home: str) -> str:
+    """Return a user's folder of environments and models, which is gair_core's too; not the plugin's own.
 
     Args:
         platform: A value of `sys.platform`.
@@ -147,7 +141,7 @@ def read_stamp(folder: str) -> dict[str, Any] | None:
 
 
 def created_interpreter(folder: str, platform: str) -> str | None:
-    """Return the interpreter of the whole environment in `environment_folder`; None where there is none."""
+    """Return the interpreter of the whole environment in `data_folder`; None where there is none."""
     stamp = read_stamp(folder)
     if stamp is None:
         return None

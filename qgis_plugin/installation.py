@@ -67,7 +67,7 @@ class Options(NamedTuple):
     """What to build.
 
     Attributes:
-        folder: Where environments are built; `environment.environment_folder` by default.
+        folder: Where environments are built; `environment.data_folder` by default.
         build: ``cpu``, ``cuda``, or ``index``: the torch that the package index offers.
         index_url: Address of a package index; empty for pip's own configuration.
         torch_index_url: Address of an index with torch and torchvision; empty: chosen by the build.

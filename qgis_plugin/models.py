@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from . import settings
@@ -16,34 +14,16 @@ DEMO = "demo"
 _SUFFIX = ".safetensors"
 
 
-def data_folder(platform: str, environ: Mapping[str, str], home: Path) -> Path:
-    """Return the folder in which gair_core keeps a user's data.
-
-    Args:
-        platform: As `sys.platform`.
-        environ: The environment's variables.
-        home: The user's home.
-    """
-    if platform == "win32":
-        return Path(environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "gair"
-    if platform == "darwin":
-        return home / "Library" / "Application Support" / "gair"
-    return Path(environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "gair"
-
-
 def user_folder() -> Path:
     """Return the folder in which a user's own models are registered."""
-    return data_folder(sys.platform, os.environ, Path.home()) / "models"
+    return Path(settings.data_folder()) / "models"
 
 
-def model_folders(
-    platform: str = sys.platform, environ: Mapping[str, str] = os.environ, home: Path | None = None
-) -> tuple[Path, ...]:
+def model_folders() -> tuple[Path, ...]:
     """Return the folders of models in the order in which gair_core searches them; some may not exist."""
-    listed = [Path(text).expanduser() for text in environ.get(VARIABLE, "").split(os.pathsep) if text]
-    user = data_folder(platform, environ, home or Path.home()) / "models"
+    listed = [Path(text).expanduser() for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
     carried = Path(__file__).parent / "core" / "gair_core" / "models"
-    return (*listed, user, carried)
+    return (*listed, user_folder(), carried)
 
 
 def registered_models(folders: tuple[Path, ...] | None = None) -> tuple[str, ...]:

@@ -1,8 +1,14 @@
-"""What the plugin remembers between sessions, in QGIS's own settings."""
+"""What the plugin remembers between sessions, in QGIS's own settings, and what follows for this machine."""
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+
 from qgis.core import QgsSettings
+
+from . import environment
 
 _PYTHON = "gair/python"
 _LAST_MODEL = "gair/last_model"
@@ -19,6 +25,17 @@ def set_interpreter(path: str) -> None:
         QgsSettings().setValue(_PYTHON, path)
     else:
         QgsSettings().remove(_PYTHON)
+
+
+def data_folder() -> str:
+    """Return this user's folder of environments and models."""
+    return environment.data_folder(sys.platform, os.environ, str(Path.home()))
+
+
+def chosen_interpreter() -> environment.Interpreter | None:
+    """Return the interpreter that the worker is started with: by the variable, the setting, or as created."""
+    created = environment.created_interpreter(data_folder(), sys.platform)
+    return environment.choose_interpreter(interpreter(), os.environ, created)
 
 
 def last_model(algorithm: str) -> str:

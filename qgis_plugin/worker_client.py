@@ -42,11 +42,9 @@ def configured_launch() -> Launch:
     from . import settings
     from .worker_process import Launch
 
-    folder = environment.environment_folder(sys.platform, os.environ, str(Path.home()))
-    created = environment.created_interpreter(folder, sys.platform)
-    interpreter = environment.choose_interpreter(settings.interpreter(), os.environ, created)
     variables = environment.worker_environment(os.environ, sys.platform, QgsApplication.prefixPath())
-    return Launch(interpreter, variables, environment.carried_version(str(Path(__file__).parent)))
+    carried = environment.carried_version(str(Path(__file__).parent))
+    return Launch(settings.chosen_interpreter(), variables, carried)
 
 
 class WorkerClient:

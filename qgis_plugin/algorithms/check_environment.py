@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import os
 import platform
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,9 +20,10 @@ from qgis.core import (
 )
 
 from .. import environment, settings
+from ..report import page, write_page
 from ..translation import tr, translatable
 from .base import GairAlgorithm, Values
-from .create_environment import ENVIRONMENT, PLUGIN_FOLDER, default_folder
+from .create_environment import ENVIRONMENT, PLUGIN_FOLDER
 
 
 class Finding(NamedTuple):
@@ -69,7 +69,7 @@ class CheckEnvironmentAlgorithm(GairAlgorithm):
         self, parameters: Values, context: QgsProcessingContext, feedback: QgsProcessingFeedback
     ) -> dict[str, Any]:
         """Look, test and report."""
-        interpreter = configured_interpreter()
+        interpreter = settings.chosen_interpreter()
         findings = plugin_findings(interpreter)
         request = {
             "model": self.model(parameters, context),
@@ -88,7 +88,7 @@ class CheckEnvironmentAlgorithm(GairAlgorithm):
         outputs = {"OK": ok, "PYTHON": interpreter.path if interpreter else "", "TEXT": text}
         destination = self.parameterAsFileOutput(parameters, "HTML", context)
         if destination:
-            write_report(Path(destination), as_html(findings, ok))
+            write_page(destination, as_html(findings, ok))
             outputs["HTML"] = destination
         return outputs
 
@@ -113,19 +113,13 @@ class CheckEnvironmentAlgorithm(GairAlgorithm):
         return [*greeting_findings(client.greeting), *check_findings(result)]
 
 
-def configured_interpreter() -> environment.Interpreter | None:
-    """Return the interpreter that the plugin starts."""
-    created = environment.created_interpreter(default_folder(), sys.platform)
-    return environment.choose_interpreter(settings.interpreter(), os.environ, created)
-
-
 def plugin_findings(interpreter: environment.Interpreter | None) -> list[Finding]:
     """Return what this side knows: versions, and where an interpreter may come from."""
     try:
         carried = Finding(tr("Plugin"), environment.carried_version(str(PLUGIN_FOLDER)))
     except environment.GreetingError as error:
         carried = Finding(tr("Plugin"), f"{error.message} {error.hint}", False)
-    stamp = environment.read_stamp(default_folder())
+    stamp = environment.read_stamp(settings.data_folder())
     made = (
         ", ".join(f"{name} {value}" for name, value in stamp.items() if name != "folder")
         if stamp
@@ -136,7 +130,7 @@ def plugin_findings(interpreter: environment.Interpreter | None) -> list[Finding
         Finding("QGIS", f"{Qgis.QGIS_VERSION}, Python {platform.python_version()}, {platform.platform()}"),
         Finding(environment.VARIABLE, os.environ.get(environment.VARIABLE) or tr("not set")),
         Finding(tr("Setting gair/python"), settings.interpreter() or tr("not set")),
-        Finding(tr("Created environment in {folder}").format(folder=default_folder()), made),
+        Finding(tr("Created environment in {folder}").format(folder=settings.data_folder()), made),
     ]
     if interpreter is None:
         findings.append(Finding(tr("Interpreter in use"), tr("none"), False))
@@ -203,24 +197,5 @@ def as_html(findings: list[Finding], ok: bool) -> str:
         f"<td>{html.escape(finding.value).replace(chr(10), '<br>')}</td></tr>\n"
         for finding in findings
     )
-    style = "body{font-family:sans-serif} th{text-align:left;vertical-align:top} td{vertical-align:top}"
     title = html.escape(tr("The GAIR environment"))
-    return (
-        f'<!DOCTYPE html>\n<html><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{style}</style></head><body><h1>{title}</h1>\n<table>\n{rows}</table>\n<p>{html.escape(conclusion(ok))}</p></body></html>\n"
-    )
-
-
-def write_report(path: Path, page: str) -> None:
-    """Write a page.
-
-    Raises:
-        QgsProcessingException: It cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, "utf-8")
-    except OSError as error:
-        raise QgsProcessingException(
-            tr("The report cannot be written to {path}: {error}").format(path=path, error=error.strerror)
-        ) from None
+    return page(title, f"<h1>{title}</h1>\n<table>\n{rows}</table>\n<p>{html.escape(conclusion(ok))}</p>")

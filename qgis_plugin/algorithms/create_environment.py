@@ -105,7 +105,7 @@ class CreateEnvironmentAlgorithm(GairAlgorithm):
             tr(
                 "Where the environment is built; about 3 GB (CPU) or 12 GB (CUDA) while that goes on. "
                 "Another one than the default is noted in the setting gair/python. Default: {folder}."
-            ).format(folder=default_folder()),
+            ).format(folder=settings.data_folder()),
             advanced=True,
             optional=True,
         )
@@ -143,7 +143,7 @@ class CreateEnvironmentAlgorithm(GairAlgorithm):
         return {"PYTHON": python, "COMMANDS": commands}
 
     def _options(self, parameters: Values, context: QgsProcessingContext) -> Options:
-        folder = self.parameterAsString(parameters, "FOLDER", context) or default_folder()
+        folder = self.parameterAsString(parameters, "FOLDER", context) or settings.data_folder()
         path = Path(folder).expanduser().resolve()
         if path == PLUGIN_FOLDER or PLUGIN_FOLDER in path.parents:
             raise QgsProcessingException(
@@ -167,14 +167,9 @@ class CreateEnvironmentAlgorithm(GairAlgorithm):
         return Build(options, machine, base, installation.new_folder(options), core)
 
 
-def default_folder() -> str:
-    """Return where environments are built unless the user chooses another folder."""
-    return environment.environment_folder(sys.platform, os.environ, str(Path.home()))
-
-
 def use(python: str, folder: str, feedback: QgsProcessingFeedback) -> None:
     """Let the plugin use a new environment: by the stamp in the default folder, by a setting elsewhere."""
-    is_default = Path(folder) == Path(default_folder()).resolve()
+    is_default = Path(folder) == Path(settings.data_folder()).resolve()
     before = settings.interpreter()
     settings.set_interpreter("" if is_default else python)
     if before and is_default:

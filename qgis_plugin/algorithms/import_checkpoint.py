@@ -18,6 +18,7 @@ from qgis.core import (
 )
 
 from ..models import resolve_model, user_folder
+from ..report import page, write_page
 from ..translation import tr, translatable
 from .base import MODELS, GairAlgorithm, Values
 
@@ -128,10 +129,10 @@ class ImportCheckpointAlgorithm(GairAlgorithm):
         for note in result["notes"]:
             feedback.pushInfo(note)
         outputs = {"OUTPUT": result["output"]}
-        page = self.parameterAsFileOutput(parameters, "HTML", context)
-        if page:
-            write_page(Path(page), report_page(result, request))
-            outputs["HTML"] = page
+        report = self.parameterAsFileOutput(parameters, "HTML", context)
+        if report:
+            write_page(report, report_page(result, request))
+            outputs["HTML"] = report
         return outputs
 
     def _request(self, parameters: Values, context: QgsProcessingContext) -> dict[str, Any]:
@@ -186,31 +187,12 @@ def report_page(result: dict[str, Any], request: dict[str, Any]) -> str:
             for reason, names in result["ignored"].items()
         ),
     ]
-    return (
-        '<!DOCTYPE html>\n<html><head><meta charset="utf-8"><title>GAIR</title></head><body>\n'
-        + "\n".join(filter(None, sections))
-        + "\n</body></html>\n"
-    )
-
-
-def write_page(path: Path, text: str) -> None:
-    """Write a page.
-
-    Raises:
-        QgsProcessingException: The place cannot be written to.
-    """
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise QgsProcessingException(
-            tr("The report cannot be written to {path}: {error}").format(path=path, error=error.strerror)
-        ) from None
+    return page("GAIR", "\n".join(filter(None, sections)))
 
 
 def _table(rows: dict[str, Any]) -> str:
     cells = "".join(
-        f"<tr><th align='left'>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
-        for name, value in rows.items()
+        f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in rows.items()
     )
     return f"<table cellpadding='4'>{cells}</table>"
 

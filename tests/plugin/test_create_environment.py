@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from gair import environment, settings
-from gair.algorithms.create_environment import default_folder
+from gair.settings import data_folder
 from qgis.core import QgsProcessingException, QgsProcessingFeedback
 
 from .conftest import STAGE
@@ -63,14 +63,14 @@ def test_the_commands_are_shown_and_nothing_is_done(provider: object, stand_in: 
     assert "https://****@mirror" in commands[3]
     assert result["COMMANDS"] in feedback.lines
     assert stand_in.calls == []
-    assert not Path(default_folder()).exists()
+    assert not Path(data_folder()).exists()
 
 
 def test_the_environment_is_built_and_in_use(provider: object, stand_in: StandIn) -> None:
     settings.set_interpreter("/an/older/choice")
     feedback = Feedback()
     result = create(feedback, BUILD="index", PYTHON=str(stand_in.path))
-    assert result["PYTHON"] == environment.created_interpreter(default_folder(), "linux")
+    assert result["PYTHON"] == environment.created_interpreter(data_folder(), "linux")
     assert Path(result["PYTHON"]).is_file()
     assert settings.interpreter() == ""
     # The commands come before what they print.
@@ -103,7 +103,7 @@ def test_a_failure_raises_with_the_installers_words_and_advice(provider: object,
     with pytest.raises(QgsProcessingException, match="No matching distribution") as caught:
         create(BUILD="index", PYTHON=str(stand_in.path))
     assert "TORCH_INDEX_URL" in str(caught.value)
-    assert list(Path(default_folder()).iterdir()) == []
+    assert list(Path(data_folder()).iterdir()) == []
 
 
 def test_debian_without_venv_is_told_what_to_install(provider: object, stand_in: StandIn) -> None:
@@ -121,7 +121,7 @@ def test_cancel_leaves_nothing(provider: object, stand_in: StandIn) -> None:
 
     with pytest.raises(QgsProcessingException, match="Cancelled"):
         create(Cancelling(), BUILD="index", PYTHON=str(stand_in.path))
-    assert list(Path(default_folder()).iterdir()) == []
+    assert list(Path(data_folder()).iterdir()) == []
 
 
 def test_the_plugins_folder_is_refused(provider: object, stand_in: StandIn) -> None:

@@ -22,10 +22,10 @@ def greet(**changes: object) -> bytes:
 
 def test_the_variable_goes_before_the_setting_and_the_created_environment() -> None:
     environ = {"GAIR_PYTHON": "/a"}
-    assert environment.find_interpreter("/b", environ, "/c") == "/a"
-    assert environment.find_interpreter("/b", {}, "/c") == "/b"
-    assert environment.find_interpreter("", {"GAIR_PYTHON": " "}, "/c") == "/c"
-    assert environment.find_interpreter("", {}, None) is None
+    assert environment.choose_interpreter("/b", environ, "/c").path == "/a"
+    assert environment.choose_interpreter("/b", {}, "/c").path == "/b"
+    assert environment.choose_interpreter("", {"GAIR_PYTHON": " "}, "/c").path == "/c"
+    assert environment.choose_interpreter("", {}, None) is None
 
 
 def test_the_origin_of_an_interpreter_is_told() -> None:
@@ -57,7 +57,7 @@ def test_the_interpreter_inside_an_environment(platform: str, folder: str, wante
     ],
 )
 def test_the_folder_of_environments(platform: str, environ: dict, home: str, wanted: str) -> None:
-    assert environment.environment_folder(platform, environ, home) == wanted
+    assert environment.data_folder(platform, environ, home) == wanted
 
 
 def test_only_a_stamped_environment_counts(tmp_path: Path) -> None:

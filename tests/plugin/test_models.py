@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from gair import settings
 from gair.models import (
-    data_folder,
     default_model,
     model_folders,
     registered_models,
@@ -17,8 +16,6 @@ from gair.models import (
     user_folder,
 )
 from gair.worker_client import shared_client
-
-HOME = Path("/home/ada")
 
 
 @pytest.fixture
@@ -28,24 +25,10 @@ def _forgetful():
     settings.remember_model("segment", "")
 
 
-@pytest.mark.parametrize(
-    ("platform", "environ", "folder"),
-    [
-        ("linux", {}, HOME / ".local/share/gair"),
-        ("linux", {"XDG_DATA_HOME": "/data"}, Path("/data/gair")),
-        ("darwin", {}, HOME / "Library/Application Support/gair"),
-        ("win32", {"LOCALAPPDATA": "C:/Users/ada/AppData/Local"}, Path("C:/Users/ada/AppData/Local/gair")),
-        ("win32", {}, HOME / "AppData/Local/gair"),
-    ],
-)
-def test_data_folder_of_each_platform(platform, environ, folder):
-    assert data_folder(platform, environ, HOME) == folder
-
-
-def test_folders_are_searched_in_gair_cores_order():
-    listed = os.pathsep.join(["/models/one", "", "/models/two"])
-    folders = model_folders("linux", {"GAIR_MODELS": listed}, HOME)
-    assert folders[:3] == (Path("/models/one"), Path("/models/two"), HOME / ".local/share/gair/models")
+def test_folders_are_searched_in_gair_cores_order(monkeypatch):
+    monkeypatch.setenv("GAIR_MODELS", os.pathsep.join(["/models/one", "", "/models/two"]))
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert model_folders()[:3] == (Path("/models/one"), Path("/models/two"), Path("/data/gair/models"))
 
 
 def test_names_are_stems_of_checkpoints_and_demo_is_first(tmp_path):
