@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,9 @@ def segment(request: SegmentRequest, progress: Progress | None = None) -> Segmen
         CancelledError: The user cancelled; nothing is left of any output.
     """
     progress = progress or Progress()
-    head, model = load_head(request.model, backbone=request.backbone, load_model=load_model)
+    head, model = load_head(
+        request.model, backbone=request.backbone, load_model=partial(load_model, progress=progress)
+    )
     if head.scenes != 1:
         raise BadInputError(
             f"The head {request.model} looks at {head.scenes} dates, segment has one.", "Use gair change."
