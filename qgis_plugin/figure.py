@@ -78,7 +78,7 @@ def make_see_through(path: str, feedback: QgsProcessingFeedback) -> None:
     if layer.renderer() is None:
         return
     layer.renderer().setOpacity(_OPACITY)
-    text, saved = layer.saveDefaultStyle()
+    text, saved = layer.saveNamedStyle(str(Path(path).with_suffix(".qml")))
     if not saved:
         feedback.pushWarning(
             tr("The style of {path} was not saved: {message}").format(path=path, message=text)

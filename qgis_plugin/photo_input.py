@@ -144,7 +144,7 @@ def read_rows(
     return Rows(source.sourceName(), features, source.fields(), source.sourceCrs(), source.wkbType())
 
 
-def selected_only(value: object) -> bool:
+def wants_selection(value: object) -> bool:
     """Return whether a parameter asks for the selected features only."""
     return isinstance(value, QgsProcessingFeatureSourceDefinition) and value.selectedFeaturesOnly
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qgis.core import QgsApplication, QgsSettings
-from qgis.PyQt.QtCore import QCoreApplication, QTranslator
+from qgis.core import QgsApplication
+from qgis.PyQt.QtCore import QCoreApplication, QLocale, QTranslator
 
 from .provider import GairProvider
+
+TRANSLATIONS = Path(__file__).parent / "i18n"
 
 
 class GairPlugin:
     """Entry point of QGIS and of ``qgis_process``.
 
     Args:
-        iface: QGIS's window; None under ``qgis_process``, and not used.
+        iface: QGIS's window, which the plugin does not touch; None under ``qgis_process``.
     """
 
     def __init__(self, iface: object = None) -> None:
-        self.iface = iface
         self.provider: GairProvider | None = None
         self._translator: QTranslator | None = None
 
@@ -45,11 +46,8 @@ class GairPlugin:
         close_shared_client()
 
     def _install_translation(self) -> None:
-        language = str(QgsSettings().value("locale/userLocale", "") or "")[:2]
-        file = Path(__file__).parent / "i18n" / f"gair_{language}.qm"
-        if not file.is_file():
-            return
+        # As the user chose it in QGIS, else the system's; Qt looks for pt_BR before pt.
         translator = QTranslator()
-        if translator.load(str(file)):
+        if translator.load(QLocale(QgsApplication.locale()), "gair", "_", str(TRANSLATIONS)):
             QCoreApplication.installTranslator(translator)
             self._translator = translator

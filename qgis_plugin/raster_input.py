@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from osgeo import gdal
 from qgis.core import (
     QgsCoordinateReferenceSystem,
     QgsCoordinateTransform,
@@ -43,8 +44,6 @@ _RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img", ".cog")
 # GDAL keeps these in the memory of QGIS, where no other process can read them.
 _IN_MEMORY = ("/vsimem/", "MEM:")
 _NUMBERED = re.compile(r"^Band 0*\d+(?:: )?")
-
-
 # What QGIS makes of a product that is dragged into it: some of its bands.
 _SUBDATASET = re.compile(r"SENTINEL2_L(?:1C|2A):(.+):(?:10m|20m|60m|TCI):\w+")
 _METADATA = re.compile(r"MTD_MSIL\w+\.xml")
@@ -265,8 +264,6 @@ class RasterInput:
 
     def _with_crs(self, path: Path) -> str:
         """Describe the file with the CRS that the user gave the layer in QGIS."""
-        from osgeo import gdal
-
         dataset = gdal.Open(self.path)
         options = {"format": "VRT", "outputSRS": wkt(self.crs)}
         if dataset is None or gdal.Translate(str(path), dataset, **options) is None:

@@ -286,6 +286,20 @@ class GairAlgorithm(QgsProcessingAlgorithm):
             advanced=True,
             optional=True,
         )
+        self.add(
+            QgsProcessingParameterEnum(
+                "MISSING",
+                tr("Bands that the scene lacks"),
+                ["error", "mean", "zero"],
+                defaultValue="error",
+                usesStaticStrings=True,
+            ),
+            tr(
+                "error refuses the scene, mean and zero fill a band that is not there with its mean over the "
+                "training data or with 0, at some cost in accuracy. Default: error."
+            ),
+            advanced=True,
+        )
         self.add_device()
         for name, label, text in (
             (
@@ -382,6 +396,7 @@ class GairAlgorithm(QgsProcessingAlgorithm):
             request["bands"] = bands
         if parameters.get("OFFSET") not in (None, ""):
             request["offset"] = self.parameterAsDouble(parameters, "OFFSET", context)
+        request["missing"] = self.parameterAsEnumString(parameters, "MISSING", context) or "error"
         return request
 
     def output(self, parameters: Values, context: QgsProcessingContext, name: str = "OUTPUT") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from osgeo import gdal
 from qgis.core import (
     Qgis,
     QgsProcessingContext,
@@ -108,7 +109,5 @@ def automatic_dtype(components: int) -> str:
 
 
 def reads_int8() -> bool:
-    """Whether this QGIS and its GDAL know signed bytes."""
-    from osgeo import gdal
-
+    """Return whether this QGIS and its GDAL know signed bytes."""
     return Qgis.QGIS_VERSION_INT >= 33000 and int(gdal.VersionInfo("VERSION_NUM")) >= 3070000

@@ -25,7 +25,7 @@ from ..photo_input import (
     layer_file,
     photo_folders,
     read_rows,
-    selected_only,
+    wants_selection,
 )
 from ..translation import tr
 from .base import GairAlgorithm, Values
@@ -45,13 +45,16 @@ class TableAlgorithm(GairAlgorithm):
         self.layer_path = ""
 
     def add_photos(
-        self, kinds: Sequence[Any] = (QgsProcessing.SourceType.TypeVectorPoint,), **flags: bool
+        self,
+        kinds: Sequence[Any] = (QgsProcessing.SourceType.TypeVectorPoint,),
+        *,
+        optional: bool = False,
     ) -> None:
         """Add a layer of photos and the field with their paths.
 
         Args:
             kinds: Kinds of layers.
-            **flags: Whether it is ``optional``.
+            optional: Whether the layer may be left out.
         """
         self.add(
             QgsProcessingParameterFeatureSource("PHOTOS", tr("Photos"), list(kinds)),
@@ -60,7 +63,7 @@ class TableAlgorithm(GairAlgorithm):
                 "table with columns of longitude and latitude. Fields such as heading and projection_type "
                 "are understood: panoramas are seen in several directions."
             ),
-            **flags,
+            optional=optional,
         )
         self.add(
             QgsProcessingParameterField(
@@ -100,7 +103,7 @@ class TableAlgorithm(GairAlgorithm):
         if source is None:
             raise QgsProcessingException(self.invalidSourceError(parameters, name))
         self.layer_path = layer_file(self._vector_layer(name, parameters, context))
-        self._rows = read_rows(source, feedback, selected_only(parameters.get(name)))
+        self._rows = read_rows(source, feedback, wants_selection(parameters.get(name)))
         if with_photos:
             field = self.parameterAsString(parameters, "PHOTO_FIELD", context)
             folders = photo_folders(self.layer_path, context.project())

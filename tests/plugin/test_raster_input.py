@@ -175,7 +175,9 @@ def test_products_that_are_no_layers_are_known_by_their_paths(tmp_path):
 # --- layers that are none ---------------------------------------------------------------------------------
 
 
-def test_a_layer_in_the_memory_of_qgis_is_copied_with_its_band_names(tmp_path):
+def test_a_layer_in_the_memory_of_qgis_is_copied_with_its_band_names(tmp_path, monkeypatch):
+    # The names are beside the copy, where the worker's GDAL looks, too.
+    monkeypatch.setenv("GDAL_PAM_ENABLED", "YES")
     values = made_scene(tmp_path / "scene.tif")
     gdal.FileFromMemBuffer("/vsimem/scene.tif", (tmp_path / "scene.tif").read_bytes())
     layer = QgsRasterLayer("/vsimem/scene.tif", "in memory")

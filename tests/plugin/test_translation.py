@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from gair import plugin
 from gair.translation import tr
 from qgis.core import QgsApplication
 from qgis.PyQt.QtCore import QCoreApplication, QTranslator
@@ -24,26 +25,31 @@ def shouted(text: str) -> str:
 
 
 @pytest.fixture
-def _shouting(qgis_app: object, tmp_path: Path):
+def shouting(qgis_app: object, tmp_path: Path) -> Path:
     """A translation of every text into capitals, made as translators make theirs."""
     release = shutil.which("lrelease")
     if release is None:
         pytest.skip("needs Qt's lrelease")
     tool = load_tool("extract_texts")
     places = tool.collect(PLUGIN)
-    catalogue = tmp_path / "gair_xx.ts"
+    catalogue = tmp_path / "gair_pt.ts"
     catalogue.write_text(
-        tool.document(places, {text: shouted(text) for text in places}, "xx"), encoding="utf-8"
+        tool.document(places, {text: shouted(text) for text in places}, "pt"), encoding="utf-8"
     )
     subprocess.run([release, "-silent", catalogue], check=True)
+    return catalogue.with_suffix(".qm")
+
+
+@pytest.fixture
+def _shouted(shouting: Path):
     translator = QTranslator()
-    assert translator.load(str(tmp_path / "gair_xx.qm"))
+    assert translator.load(str(shouting))
     QCoreApplication.installTranslator(translator)
     yield
     QCoreApplication.removeTranslator(translator)
 
 
-@pytest.mark.usefixtures("_shouting")
+@pytest.mark.usefixtures("_shouted")
 def test_translations_reach_titles_groups_and_help(provider):
     algorithm = QgsApplication.processingRegistry().createAlgorithmById("gair:embed")
     assert tr("Embed a scene") == "EMBED A SCENE"
@@ -52,6 +58,19 @@ def test_translations_reach_titles_groups_and_help(provider):
     assert algorithm.parameterDefinition("COMPONENTS").description() == "COMPONENTS"
     assert algorithm.parameterDefinition("MODEL").help().endswith("REGISTERED NOW: demo.")
     assert "COMPUTES THE EMBEDDING" in algorithm.shortHelpString()
+
+
+@pytest.mark.parametrize(
+    ("locale", "shown"), [("pt_BR", "EMBED A SCENE"), ("pt", "EMBED A SCENE"), ("sv", "Embed a scene")]
+)
+def test_the_plugin_speaks_the_language_of_qgis(shouting, monkeypatch, locale, shown):
+    monkeypatch.setattr(plugin, "TRANSLATIONS", shouting.parent)
+    monkeypatch.setattr(plugin.QgsApplication, "locale", lambda: locale)
+    one = plugin.GairPlugin(None)
+    one._install_translation()
+    assert tr("Embed a scene") == shown
+    one.unload()
+    assert tr("Embed a scene") == "Embed a scene"
 
 
 def test_every_marked_text_is_a_literal_or_a_marked_constant():
