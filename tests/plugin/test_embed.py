@@ -27,7 +27,7 @@ from qgis.core import (
     QgsReferencedRectangle,
 )
 
-from .made_scenes import LOCATION, made_scene, virtual_layer
+from .made_scenes import LOCATION, made_scene, made_values, virtual_layer
 
 pytestmark = pytest.mark.usefixtures("provider", "gair_python")
 
@@ -286,6 +286,16 @@ def test_a_wrong_number_of_bands_raises_with_message_and_hint(shared, tmp_path):
     assert "B8A=8" in hint
     # The hint helps.
     assert pixels(embed(INPUT=copied, BANDS="B8A=8")["OUTPUT"]).shape == (16, 42, 24)
+
+
+def test_a_missing_band_is_refused_or_filled(tmp_path):
+    names = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B11", "B12")
+    scene = str(tmp_path / "scene.tif")
+    made_scene(tmp_path / "scene.tif", values=made_values(64, 48)[: len(names)], names=names)
+    with pytest.raises(QgsProcessingException, match="B8A"):
+        embed(INPUT=scene)
+    result = embed(INPUT=scene, MISSING="mean", RESOLUTION=80)
+    assert json.loads(gdal.Open(result["OUTPUT"]).GetMetadata()["GAIR_OPTIONS"])["missing"] == "mean"
 
 
 def test_a_layer_without_crs_raises(tmp_path):
