@@ -48,6 +48,7 @@ MODELS = ("models", translatable("Models"))
 Values = dict[str, Any]
 
 _NUMBER = re.compile(r"[\d.,]+")
+_OPTION = re.compile(r"--([a-z]+(?:-[a-z]+)*)( all\b)?")
 _COUNTDOWN_SECONDS = 10.0
 _PACKAGE = __name__.rsplit(".", 2)[0]
 
@@ -507,7 +508,14 @@ def _require_worker() -> None:
 
 
 def _failure(error: WorkerError) -> QgsProcessingException:
-    return QgsProcessingException("\n".join(filter(None, (error.message, error.hint))))
+    hint = _OPTION.sub(_as_parameter, error.hint)
+    return QgsProcessingException("\n".join(filter(None, (error.message, hint))))
+
+
+def _as_parameter(option: re.Match[str]) -> str:
+    """Return what an option of the command line, which gair_core's hints name, is called here."""
+    # All components are 0 of them in a field for numbers.
+    return option[1].replace("-", "_").upper() + (" 0" if option[2] else "")
 
 
 class _Monitor:

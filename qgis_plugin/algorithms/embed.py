@@ -70,6 +70,16 @@ class EmbedAlgorithm(GairAlgorithm):
                 "else float16."
             ),
         )
+        self.add(
+            QgsProcessingParameterEnum(
+                "BASIS", tr("Basis"), ["model", "scene"], defaultValue="model", usesStaticStrings=True
+            ),
+            tr(
+                "Whose principal components are written: the model's, which are the same for all scenes, or "
+                "ones that are fitted to this scene, for models that have none. Default: model."
+            ),
+            advanced=True,
+        )
         self.add_advanced()
         self.add(
             QgsProcessingParameterRasterDestination("OUTPUT", tr("Embedding")),
@@ -85,6 +95,7 @@ class EmbedAlgorithm(GairAlgorithm):
         request = self.scene_request(parameters, context, feedback)
         request["output"] = self.output(parameters, context)
         request["components"] = components or "all"
+        request["basis"] = self.parameterAsEnumString(parameters, "BASIS", context)
         request["dtype"] = self.parameterAsEnumString(parameters, "DTYPE", context)
         if request["dtype"] == _AUTOMATIC:
             request["dtype"] = automatic_dtype(components)

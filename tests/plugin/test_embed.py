@@ -110,6 +110,18 @@ def test_all_dimensions_are_written_without_int8(detroit):
         embed(INPUT=str(detroit), COMPONENTS=0, DTYPE="int8")
 
 
+def test_the_basis_is_the_models_or_the_scenes_and_hints_name_parameters(tmp_path):
+    made_scene(tmp_path / "scene.tif")
+    scene = str(tmp_path / "scene.tif")
+    own = pixels(embed(INPUT=scene, COMPONENTS=20, BASIS="scene", DTYPE="float32")["OUTPUT"])
+    assert own.shape == (20, 100, 120)
+    # Principal components of the scene itself are ordered by what they explain of it.
+    spread = own.reshape(20, -1).std(axis=1)
+    assert spread[0] > spread[5] > spread[19]
+    with pytest.raises(QgsProcessingException, match=r"Ask for at most 16, or use BASIS scene\."):
+        embed(INPUT=scene, COMPONENTS=20)
+
+
 @pytest.mark.parametrize(("reads", "dtype"), [(True, "int8"), (False, "float16")])
 def test_automatic_type_is_int8_where_qgis_reads_it(monkeypatch, reads, dtype):
     monkeypatch.setattr(embed_module, "reads_int8", lambda: reads)
