@@ -95,7 +95,10 @@ class CreateEnvironmentAlgorithm(GairAlgorithm):
         )
         self.add(
             QgsProcessingParameterBoolean("GEOCLIP", tr("With the weights of GeoCLIP"), defaultValue=False),
-            tr("Installs the package geoclip too, which gair:importcheckpoint needs for KIND geoclip."),
+            tr(
+                "Installs the package geoclip too, which gair:importcheckpoint needs for KIND geoclip. "
+                "Default: no."
+            ),
             advanced=True,
         )
         self.add(

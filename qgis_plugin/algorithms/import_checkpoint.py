@@ -43,7 +43,7 @@ class ImportCheckpointAlgorithm(GairAlgorithm):
         self.add(
             QgsProcessingParameterFile("FILE", tr("Foreign checkpoint")),
             tr(
-                "The foreign file (.pth, .pt or .safetensors). May be left out for geoclip, whose weights "
+                "The foreign file (.pth, .pt or .safetensors). Default: none, for geoclip alone, whose weights "
                 "come with its Python package."
             ),
             optional=True,
@@ -68,7 +68,9 @@ class ImportCheckpointAlgorithm(GairAlgorithm):
         )
         self.add(
             QgsProcessingParameterFileDestination("HTML", tr("Report"), tr("HTML files (*.html)")),
-            tr("A page that says what the checkpoint holds and what was left out."),
+            tr(
+                "A page that says what the checkpoint holds and what was left out. Default: a temporary file."
+            ),
             optional=True,
         )
 

@@ -49,7 +49,9 @@ class LocatePhotosAlgorithm(TableAlgorithm):
             QgsProcessingParameterFile(
                 "FOLDER", tr("Folder of photos"), QgsProcessingParameterFile.Behavior.Folder
             ),
-            tr("A folder with photos, searched with its subfolders."),
+            tr(
+                "A folder with photos, searched with its subfolders. Default: none, a layer names the photos."
+            ),
             optional=True,
         )
         self.add_photos([QgsProcessing.SourceType.TypeVector], optional=True)

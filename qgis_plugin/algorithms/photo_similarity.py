@@ -73,7 +73,9 @@ class PhotoSimilarityAlgorithm(TableAlgorithm):
         )
         self.add(
             QgsProcessingParameterField("GROUP_FIELD", tr("Group field"), None, "PHOTOS"),
-            tr("In the mode group, the field whose values become the bands. Other modes ignore it."),
+            tr(
+                "In the mode group, the field whose values become the bands. Other modes ignore it. Default: none."
+            ),
             optional=True,
         )
         self.add(

@@ -56,13 +56,14 @@ class TableAlgorithm(GairAlgorithm):
             kinds: Kinds of layers.
             optional: Whether the layer may be left out.
         """
+        text = tr(
+            "A layer of photos in any CRS and format, for example of 'Import geotagged photos', or a table "
+            "with columns of longitude and latitude. Fields such as heading and projection_type are "
+            "understood: panoramas are seen in several directions."
+        )
         self.add(
             QgsProcessingParameterFeatureSource("PHOTOS", tr("Photos"), list(kinds)),
-            tr(
-                "A layer of photos in any CRS and format, for example of 'Import geotagged photos', or a "
-                "table with columns of longitude and latitude. Fields such as heading and projection_type "
-                "are understood: panoramas are seen in several directions."
-            ),
+            f"{text} {tr('Default: none, a folder has the photos.')}" if optional else text,
             optional=optional,
         )
         self.add(

@@ -8,6 +8,7 @@ from gair.provider import ICON
 from qgis.core import QgsApplication, QgsProcessingParameterDefinition
 from qgis.PyQt.QtGui import QIcon
 
+OPTIONAL = QgsProcessingParameterDefinition.Flag.FlagOptional
 # Names of the parameters that scripts rely on.
 PARAMETERS = {
     "segment": "INPUT MODEL BANDS EXTENT OUTPUT CONFIDENCE POLYGONS",
@@ -47,16 +48,18 @@ def test_every_parameter_has_help_and_every_algorithm_group_and_tags(provider):
         for parameter in algorithm.parameterDefinitions():
             assert parameter.help(), (algorithm.id(), parameter.name())
             assert parameter.help() in help_text
+            may_be_left_out = parameter.flags() & OPTIONAL or parameter.defaultValue() is not None
+            if may_be_left_out and not parameter.isDestination():
+                assert "Default" in parameter.help(), (algorithm.id(), parameter.name())
 
 
 @pytest.mark.parametrize("name", ["segment", "embed"])
 def test_input_and_output_alone_are_enough(provider, name):
-    optional = QgsProcessingParameterDefinition.Flag.FlagOptional
     algorithm = provider.algorithm(name)
     needed = {
         parameter.name()
         for parameter in algorithm.parameterDefinitions()
-        if not parameter.flags() & optional and parameter.defaultValue() is None
+        if not parameter.flags() & OPTIONAL and parameter.defaultValue() is None
     }
     assert needed == {"INPUT", "OUTPUT"}
 
