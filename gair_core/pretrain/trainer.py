@@ -287,7 +287,7 @@ class _Run:
         rows = gather(batch.index.to(self.fabric.device)).tolist()
         ids = [str(self.store.samples.id[row]) for row in rows]
         path = self.config.output / "not-a-number.json"
-        values = {name: str(float(value)) for name, value in terms.items()}
+        values = {name: str(float(value.detach())) for name, value in terms.items()}
         if self.fabric.is_global_zero:
             described = {"step": self.counters.step, "terms": values, "ids": ids}
             path.write_text(json.dumps(described, indent=1), encoding="utf-8")
