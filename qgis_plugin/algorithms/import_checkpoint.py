@@ -43,8 +43,8 @@ class ImportCheckpointAlgorithm(GairAlgorithm):
         self.add(
             QgsProcessingParameterFile("FILE", tr("Foreign checkpoint")),
             tr(
-                "The foreign file (.pth, .pt or .safetensors). Default: none, for geoclip alone, whose weights "
-                "come with its Python package."
+                "The foreign file (.pth, .pt or .safetensors). Default: none, for geoclip alone, whose "
+                "weights come with its Python package."
             ),
             optional=True,
         )

@@ -74,7 +74,8 @@ class PhotoSimilarityAlgorithm(TableAlgorithm):
         self.add(
             QgsProcessingParameterField("GROUP_FIELD", tr("Group field"), None, "PHOTOS"),
             tr(
-                "In the mode group, the field whose values become the bands. Other modes ignore it. Default: none."
+                "In the mode group, the field whose values become the bands. Other modes ignore it. Default: "
+                "none."
             ),
             optional=True,
         )

@@ -15,7 +15,7 @@ from qgis.core import (
 )
 
 from ..translation import tr, translatable
-from ..vector_output import check_polygons, convert_polygons
+from ..polygon_output import check_polygons, convert_polygons
 from .base import SCENES, GairAlgorithm, Values
 
 

@@ -1,4 +1,4 @@
-"""Polygons in other formats than the GeoPackage that gair_core writes."""
+"""Polygons that leave gair_core, in other formats than the GeoPackage that it writes."""
 
 from __future__ import annotations
 
