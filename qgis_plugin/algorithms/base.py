@@ -79,6 +79,7 @@ class GairAlgorithm(QgsProcessingAlgorithm):
         self._chosen_model = ""
         self._obstacle = ""
         self._temporary_folder: str | None = None
+        self._names: dict[str, str] = {}
 
     # What an algorithm fills in.
 
@@ -440,10 +441,18 @@ class GairAlgorithm(QgsProcessingAlgorithm):
         Raises:
             QgsProcessingException: The layer cannot be read, or not in this extent.
         """
+        raster = self._rasters[name]
         try:
-            return self._rasters[name].source(extent, self.temporary_folder, feedback)
+            source = raster.source(extent, self.temporary_folder, feedback)
         except InputError as error:
             raise QgsProcessingException(str(error)) from None
+        if source != raster.path:
+            self.name_stand_in(source, raster.name)
+        return source
+
+    def name_stand_in(self, path: str, name: str) -> None:
+        """Let errors name a layer instead of the temporary file that stands in for it."""
+        self._names[path] = name
 
     def scene_name(self, name: str = "INPUT") -> str:
         """Return what people call a scene parameter's layer."""
@@ -486,7 +495,10 @@ class GairAlgorithm(QgsProcessingAlgorithm):
         except WorkerError as error:
             if error.kind == "cancelled":
                 raise QgsProcessingException(tr("Cancelled: nothing was written.")) from None
-            raise _failure(error) from None
+            failure = str(_failure(error))
+            for path, name in self._names.items():
+                failure = failure.replace(path, f"'{name}'")
+            raise QgsProcessingException(failure) from None
 
     def _read_raster(self, name: str, parameters: Values, context: QgsProcessingContext) -> RasterInput:
         value = parameters.get(name)

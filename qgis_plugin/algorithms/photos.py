@@ -117,6 +117,7 @@ class TableAlgorithm(GairAlgorithm):
             photos=self._paths,
             need_positions=need_positions,
         )
+        self.name_stand_in(self._table.path, self._rows.name)
 
     def table(self) -> tuple[ExportedTable, Rows]:
         """Return the table that `read_table` made, and the rows that it was made of.
@@ -127,16 +128,6 @@ class TableAlgorithm(GairAlgorithm):
         if self._table is None or self._rows is None:
             raise QgsProcessingException(tr("Cancelled: nothing was written."))
         return self._table, self._rows
-
-    def run_task(self, task: str, request: dict[str, Any], feedback: QgsProcessingFeedback) -> dict[str, Any]:
-        """Run a task as every algorithm does; an error names the layer, not the table that was made of it."""
-        try:
-            return super().run_task(task, request, feedback)
-        except QgsProcessingException as error:
-            if self._table is None or self._rows is None:
-                raise
-            text = str(error).replace(self._table.path, f"'{self._rows.name}'")
-            raise QgsProcessingException(text) from None
 
     def photo_paths(self) -> Sequence[str]:
         """Return the absolute path of each row's photo, empty where it names none."""

@@ -14,8 +14,8 @@ from qgis.core import (
     QgsProcessingParameterVectorDestination,
 )
 
-from ..translation import tr, translatable
 from ..polygon_output import check_polygons, convert_polygons
+from ..translation import tr, translatable
 from .base import SCENES, GairAlgorithm, Values
 
 

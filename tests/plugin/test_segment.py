@@ -207,7 +207,7 @@ def test_a_web_map_is_copied_for_the_extent_and_refused_for_what_it_is(tmp_path)
     layer = QgsRasterLayer(f"type=xyz&url={address}&zmin=0&zmax=14", "web map", "wms")
     assert layer.isValid()
     extent = "1200000,1202000,6000000,6002000 [EPSG:3857]"
-    with pytest.raises(QgsProcessingException, match=r"web_map\.tif is an 8-bit display image"):
+    with pytest.raises(QgsProcessingException, match=r"^'web map' is an 8-bit display image"):
         segment(INPUT=layer, EXTENT=extent, OUTPUT=str(tmp_path / "out.tif"))
     assert not (tmp_path / "out.tif").exists()
 
