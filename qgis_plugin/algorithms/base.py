@@ -465,7 +465,11 @@ class GairAlgorithm(QgsProcessingAlgorithm):
     def name_layer(self, context: QgsProcessingContext, output: str, name: str) -> None:
         """Give an output's layer a name that says more than the parameter's, where it will be loaded."""
         if context.willLoadLayerOnCompletion(output):
-            context.layerToLoadOnCompletionDetails(output).name = name
+            details = context.layerToLoadOnCompletionDetails(output)
+            parameter = self.parameterDefinition(details.outputName)
+            # A name that somebody chose, in a model for instance, stays.
+            if parameter is not None and details.name == parameter.description():
+                details.name = name
             Figure().watch(context, output)
 
     def temporary_folder(self) -> Path:

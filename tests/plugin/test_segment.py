@@ -14,6 +14,8 @@ from qgis.core import (
     QgsProcessingContext,
     QgsProcessingException,
     QgsProcessingFeedback,
+    QgsProcessingOutputLayerDefinition,
+    QgsProject,
     QgsRasterLayer,
     QgsVectorLayer,
 )
@@ -138,24 +140,15 @@ def test_a_large_scene_is_cut_by_an_extent_in_degrees(shared, tmp_path):
     assert offset == pytest.approx(round(offset), abs=1e-6)
 
 
-def test_layers_to_be_loaded_are_named_after_the_scene(detroit, tmp_path):
-    context = QgsProcessingContext()
-    from qgis.core import QgsProject
-
-    outputs = {"OUTPUT": str(tmp_path / "classes.tif"), "POLYGONS": str(tmp_path / "fields.gpkg")}
-    context.setLayersToLoadOnCompletion(
-        {
-            path: QgsProcessingContext.LayerDetails("x", QgsProject.instance(), name)
-            for name, path in outputs.items()
-        }
-    )
+def test_layers_to_be_loaded_are_named_after_the_scene_unless_somebody_named_them(detroit, tmp_path):
+    context, project = QgsProcessingContext(), QgsProject()
     scene = QgsRasterLayer(str(detroit), "Detroit in May")
-    processing.run("gair:segment", {"INPUT": scene, **outputs}, context=context)
+    outputs = {name: str(tmp_path / f"{name}.tif") for name in ("OUTPUT", "CONFIDENCE")}
+    destinations = {name: QgsProcessingOutputLayerDefinition(path, project) for name, path in outputs.items()}
+    destinations["CONFIDENCE"].destinationName = "My confidence"
+    processing.run("gair:segment", {"INPUT": scene, **destinations}, context=context)
     names = {path: details.name for path, details in context.layersToLoadOnCompletion().items()}
-    assert names == {
-        outputs["OUTPUT"]: "Classes of Detroit in May",
-        outputs["POLYGONS"]: "Class polygons of Detroit in May",
-    }
+    assert names == {outputs["OUTPUT"]: "Classes of Detroit in May", outputs["CONFIDENCE"]: "My confidence"}
 
 
 @pytest.mark.parametrize(
