@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import secrets
+import signal
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date, datetime, time
@@ -315,13 +318,20 @@ def write_store(
         processes: How many cities are written at a time. The store is the same for any number.
 
     Raises:
-        BadInputError: The folder holds something else, or there is no date.
+        BadInputError: The folder holds something else or the beginning of another store, or there is no date.
+        CancelledError: The task was cancelled; finished cities are kept.
     """
     if not dates:
         raise BadInputError("Found no dates for the scenes.", "Give at least one day.")
-    provenance = {"source": "gair_core.world", "dates": [day.isoformat() for day in dates]}
-    writer = StoreWriter(folder, classes=LAND_COVER, provenance=provenance)
     listed = list(cities)
+    days = [day.isoformat() for day in dates]
+    planned = [[city.seed, city.index, city.size, city.name in held_out] for city in listed]
+    writer = StoreWriter(
+        folder,
+        classes=LAND_COVER,
+        provenance={"source": "gair_core.world", "dates": days},
+        plan=f"{zlib.crc32(json.dumps([planned, days, photos, size]).encode()):08x}",
+    )
     finished = writer.finished_units()
     missing = [city for city in listed if unit_name(city) not in finished]
     splits_of = ["test" if city.name in held_out else "" for city in missing]
@@ -350,11 +360,17 @@ def _mapping(processes: int) -> Iterator[Callable[..., Iterator[str]]]:
         yield map
         return
     # A forked child would inherit locks that other threads hold.
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_ignore_interrupts)
     try:
         yield pool.map
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _ignore_interrupts() -> None:
+    """Let the first process alone decide when to stop: Ctrl-C reaches all of them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def unit_name(city: City) -> str:

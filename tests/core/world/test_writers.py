@@ -120,6 +120,8 @@ def test_store_is_valid_and_continues(tmp_path):
         write_store(folder, cities, dates, Impatient(), **options)
     finished = sorted(path.stat().st_mtime_ns for path in (folder / "units").glob("*.parquet"))
     assert finished
+    with pytest.raises(BadInputError, match="plan"):
+        write_store(folder, cities, dates, Progress(), **options | {"photos": 5})
     summary = write_store(folder, cities, dates, Progress(), **options)
     assert (summary.samples, summary.photos, summary.tiles) == (12, 12, 3)
     result = check_store(StoreCheckRequest(store=folder), Progress())
