@@ -264,17 +264,18 @@ class PretrainConfig(Config):
         return ("scene", "photo") if self.model.street_view is not None else ("scene",)
 
 
-def read_config(path: Path, overrides: Sequence[str] = ()) -> PretrainConfig:
+def read_config(path: Path, overrides: Sequence[str] = (), *, base: Path | None = None) -> PretrainConfig:
     """Read a run's configuration.
 
     Args:
         path: A YAML file.
         overrides: ``key=value`` or ``a.b=value``, the value in YAML; ``model.preset=tiny`` too.
+        base: Another file in place of the one that it names as ``base``: the same change to another run.
 
     Raises:
         BadInputError: A file is missing or no YAML, or a key is unknown or has an impossible value (named).
     """
-    values = _read_yaml(path)
+    values = _read_yaml(path, base=base)
     for override in overrides:
         values = merged(values, _parse_override(override))
     if isinstance(values.get("model"), Mapping):
@@ -298,7 +299,7 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
-def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _read_yaml(path: Path, seen: tuple[Path, ...] = (), *, base: Path | None = None) -> dict[str, Any]:
     path = path.resolve()
     if path in seen:
         raise BadInputError(f"The configurations {', '.join(map(str, seen))} name each other as base.")
@@ -310,8 +311,9 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise BadInputError(f"{path} is no YAML: {error}.") from None
     if not isinstance(values, dict):
         raise BadInputError(f"{path} must hold keys and values, found {type(values).__name__}.")
-    base = values.pop("base", None)
-    return values if base is None else merged(_read_yaml(path.parent / str(base), (*seen, path)), values)
+    named = values.pop("base", None)
+    below = base if base is not None or named is None else path.parent / str(named)
+    return values if below is None else merged(_read_yaml(below, (*seen, path)), values)
 
 
 def _parse_override(text: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gair_core.config import Localizer
 from gair_core.errors import BadInputError
 from gair_core.model.gair import GAIR
 from gair_core.pretrain.augmentation import prepare
@@ -38,7 +39,14 @@ class LabelledPlaces:
 
 @torch.no_grad()
 def labelled_places(
-    model: GAIR, store: Store, split: str, config: EvaluationConfig, *, scenes: int = 500, per_scene: int = 16
+    model: GAIR,
+    store: Store,
+    split: str,
+    config: EvaluationConfig,
+    *,
+    scenes: int = 500,
+    per_scene: int = 16,
+    method: Localizer | None = None,
 ) -> LabelledPlaces:
     """Encode scenes of a split and take random pixels of each.
 
@@ -49,6 +57,7 @@ def labelled_places(
         config: Batch size and seed.
         scenes: Scenes, at most.
         per_scene: Pixels of each.
+        method: How the scene's features become a place's embedding; as the model does when None.
 
     Raises:
         BadInputError: The store has no land cover, or none of these places has a class.
@@ -68,7 +77,7 @@ def labelled_places(
         size = inputs.scene.shape[-1]
         pixels = generator.integers(0, size, (len(part), per_scene, 2))
         uv = torch.from_numpy((pixels + 0.5) / size).to(inputs.uv)
-        found = model.interpolate(model.encode_remote_sensing(inputs.scene), uv)
+        found = model.interpolate(model.encode_remote_sensing(inputs.scene), uv, method)
         embeddings.append(found.flatten(0, 1).float().cpu())
         for place, row in enumerate(part):
             corner = np.round(store.samples.position[row] - batch.uv[place].numpy()[::-1] * size)
@@ -82,7 +91,13 @@ def labelled_places(
 
 
 def probe_land_cover(
-    model: GAIR, store: Store, split: str, config: EvaluationConfig, *, train_split: str = "train"
+    model: GAIR,
+    store: Store,
+    split: str,
+    config: EvaluationConfig,
+    *,
+    train_split: str = "train",
+    method: Localizer | None = None,
 ) -> dict[str, float]:
     """Return the accuracy of both probes on a split, and that of the most frequent class.
 
@@ -92,12 +107,13 @@ def probe_land_cover(
         split: What is predicted.
         config: Batch size and seed.
         train_split: What the probes learn from.
+        method: As in `labelled_places`.
 
     Raises:
         BadInputError: As `labelled_places`.
     """
-    train = labelled_places(model, store, train_split, config)
-    test = labelled_places(model, store, split, config)
+    train = labelled_places(model, store, train_split, config, method=method)
+    test = labelled_places(model, store, split, config, method=method)
     predictions = {
         "nearest": nearest_neighbours(train, test.embeddings),
         "linear": linear_probe(train, test.embeddings),

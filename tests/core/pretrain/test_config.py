@@ -56,6 +56,18 @@ def test_overrides_reach_any_depth() -> None:
     assert config.steps == 5
 
 
+def test_a_change_can_be_laid_over_another_run() -> None:
+    small = read_config(CONFIGS / "world_tiny.yaml")
+    pooled = read_config(CONFIGS / "ablation_without_nili.yaml", base=CONFIGS / "world_tiny.yaml")
+    assert (pooled.model.localizer, pooled.model.nili) == ("pool", None)
+    assert pooled.model.remote_sensing == small.model.remote_sensing
+    assert (pooled.sampling, pooled.optimizer, pooled.epochs) == (
+        small.sampling,
+        small.optimizer,
+        small.epochs,
+    )
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -164,7 +164,7 @@ def test_location_retrieval_has_recalls_and_kilometres(store: Store, model: GAIR
 def test_labels_are_those_of_the_pixels(store: Store, model: GAIR, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that returns the first band of a pixel must agree with the class, made of that band."""
 
-    def pixel(images: Tensor, uv: Tensor) -> Tensor:
+    def pixel(images: Tensor, uv: Tensor, method: None) -> Tensor:
         return F.grid_sample(images[:, :1], 2 * uv[:, None] - 1, mode="nearest", align_corners=False)[
             :, 0, 0, :, None
         ]
@@ -189,6 +189,16 @@ def test_probes_solve_what_is_separable() -> None:
     train = LabelledPlaces(values[:200], labels[:200])
     for probe in (nearest_neighbours, linear_probe):
         assert (probe(train, values[200:]) == labels[200:]).float().mean() > 0.95
+
+
+def test_probes_may_read_the_encoders_features_without_the_localizer(store: Store, model: GAIR) -> None:
+    own, read, pooled = (
+        labelled_places(model, store, "train", CONFIG, scenes=2, per_scene=4, method=method)
+        for method in (None, "bilinear", "pool")
+    )
+    assert torch.equal(own.labels, read.labels)
+    assert not torch.allclose(own.embeddings, read.embeddings)
+    torch.testing.assert_close(pooled.embeddings[:4], pooled.embeddings[:1].expand(4, -1))
 
 
 def test_probes_report_both_and_the_majority(store: Store, model: GAIR) -> None:
