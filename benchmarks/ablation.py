@@ -229,7 +229,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to all cells")
     parser.add_argument("--store", type=Path, default=Path("stores/world_tiny"), help="%(default)s")
     parser.add_argument("--output", type=Path, default=Path("runs/ablation"), help="%(default)s")
-    parser.add_argument("--budget", type=int, default=700, help="steps of a cell (%(default)s)")
+    parser.add_argument("--budget", type=int, default=600, help="steps of a cell (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of a row (%(default)s)")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--table", action="store_true", help="print the finished cells alone")
