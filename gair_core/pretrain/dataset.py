@@ -21,13 +21,14 @@ from typing_extensions import Self
 
 from gair_core.config import GAIRConfig
 from gair_core.errors import BadInputError
+from gair_core.losses.memory_bank import EARTH_RADIUS_KM
 from gair_core.pretrain.config import AugmentationConfig, Modality
 from gair_core.pretrain.sampler import Draw
 from gair_core.pretrain.store import Reflectance, Store, TileHeader
 
 # Stores of another ground sampling distance would teach a wrong scale; 2 % is what Scene.open tolerates too.
 _GSD_TOLERANCE: Final = 0.02
-_METRES_PER_DEGREE: Final = math.pi / 180 * 6371008.8
+_METRES_PER_DEGREE: Final = math.radians(1000 * EARTH_RADIUS_KM)
 
 
 @dataclass(frozen=True)

@@ -173,9 +173,10 @@ def draw_galleries(samples: Samples, rows: Indices, config: EvaluationConfig) ->
     seasons = np.array(
         [season(str(date), float(lat)) for date, lat in zip(samples.taken[rows], latitudes, strict=True)]
     )
-    names, counts = np.unique(seasons, return_counts=True)
-    # A season with a few photos would make an easy gallery.
-    names = names[counts >= min(config.gallery, int(counts.max()))]
+    names = np.unique(seasons)
+    sizes = [_gallery_size(samples.city[rows[seasons == name]], config) for name in names]
+    # A season with a few photos, or cities, would make an easy gallery.
+    names = names[np.array(sizes) == max(sizes)]
     galleries = []
     for number in range(config.galleries):
         members = generator.permutation(np.flatnonzero(seasons == names[number % len(names)]))
@@ -188,6 +189,12 @@ def draw_galleries(samples: Samples, rows: Indices, config: EvaluationConfig) ->
         kept = members[order][np.sort(place_in_city) < config.per_city]
         galleries.append(kept[: config.gallery].astype(np.int64))
     return galleries
+
+
+def _gallery_size(cities: npt.NDArray[np.str_], config: EvaluationConfig) -> int:
+    """Return how many samples a gallery of samples from these cities holds."""
+    counts = np.unique(cities, return_counts=True)[1]
+    return min(config.gallery, int(np.minimum(counts, config.per_city).sum()))
 
 
 def recalls(similarity: Tensor) -> dict[int, float]:

@@ -92,7 +92,6 @@ def contact_sheet(rows: list[list[tuple[Image.Image, str]]]) -> Image.Image:
 def photo_panel(photo: Image.Image) -> Image.Image:
     """Return a photo within a square panel, its shape kept."""
     panel = Image.new("RGB", (PANEL, PANEL), "white")
-    fitted = photo.copy()
     scale = PANEL / max(photo.size)
     fitted = photo.resize((max(1, round(photo.width * scale)), max(1, round(photo.height * scale))))
     panel.paste(fitted, ((PANEL - fitted.width) // 2, (PANEL - fitted.height) // 2))

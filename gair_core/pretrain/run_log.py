@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import importlib.util
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,9 @@ class RunLog:
             return
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.reader(file))
+        if not rows:  # the run was killed while it wrote the first line
+            path.unlink()
+            return
         kept = [row for row in rows[1:] if row and float(row[0]) <= self._start]
         self._columns[name] = rows[0]
         part = path.with_name(f"{path.name}.part")
@@ -101,6 +105,15 @@ class Meter:
     def loaded(self) -> None:
         """Note that it has come."""
         self._waited += time.monotonic() - self._mark
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time that evaluating and saving take."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._began += time.monotonic() - began
 
     def count(self, batch: Batch, terms: Mapping[str, Tensor]) -> None:
         """Note that a step was made with it, and the terms of its loss."""

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from gair_core.config import Config
 from gair_core.errors import BadInputError
+from gair_core.losses.memory_bank import EARTH_RADIUS_KM
 
 SPLITS: Final = ("train", "validation", "test")
-_EARTH_RADIUS_KM: Final = 6371.0088
 
 Lonlat = npt.NDArray[np.float64]
 Text = npt.NDArray[np.str_]
@@ -102,7 +102,7 @@ def near_pairs(lonlat: Lonlat, split: Text, distance_km: float) -> list[tuple[in
         For each cell of that size where splits meet, the nearest pair (sample, sample, kilometres), nearest
         first.
     """
-    points = unit_vectors(lonlat) * _EARTH_RADIUS_KM
+    points = unit_vectors(lonlat) * EARTH_RADIUS_KM
     cells: dict[tuple[int, ...], list[int]] = {}
     for index, cell in enumerate(np.floor(points / distance_km).astype(np.int64)):
         cells.setdefault(tuple(int(value) for value in cell), []).append(index)

@@ -89,6 +89,7 @@ class Counters:
         drawn: Photos asked for, over all ranks.
         unreadable: Photos that could not be read.
         best: The best evaluation's score.
+        evaluated: Steps made at the last evaluation, -1 without one.
         metrics: The last evaluation.
     """
 
@@ -96,6 +97,7 @@ class Counters:
     drawn: int = 0
     unreadable: int = 0
     best: float | None = None
+    evaluated: int = -1
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -255,10 +257,11 @@ class _Run:
                     figures = meter.take()
                     log.write("training", step, {**figures, **self._vitals()})
                     bar.set_postfix(loss=f"{figures['loss']:.4f}")
-            if config.evaluation.every and step % config.evaluation.every == 0 and not received:
-                self._on_first_rank(lambda: self._evaluate(log))
-            if last or step % config.save_every == 0:
-                self._on_first_rank(self._save)
+            with meter.paused():
+                if config.evaluation.every and step % config.evaluation.every == 0 and not received:
+                    self._on_first_rank(lambda: self._evaluate(log))
+                if last or step % config.save_every == 0:
+                    self._on_first_rank(self._save)
         return received
 
     def _step(self, batch: Batch) -> Terms:
@@ -272,28 +275,31 @@ class _Run:
         else:
             terms = self.objective(inputs)
             terms["loss"].backward()
-        if not bool(torch.isfinite(terms["loss"])):
-            raise self._not_a_number(batch, terms)
         parameters = [parameter for parameter in self.objective.parameters() if parameter.grad is not None]
         average_gradients(parameters)
         limit = config.optimizer.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
+        terms = {**{name: value.detach() for name, value in terms.items()}, "gradient_norm": norm}
+        # A gradient can be no number where the loss still is one. The averaged one is the same on all ranks.
+        if not bool(torch.isfinite(terms["loss"]) & torch.isfinite(norm)):
+            raise self._not_a_number(batch, terms)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.objective.end_step(inputs)
-        return {**{name: value.detach() for name, value in terms.items()}, "gradient_norm": norm}
+        return terms
 
     def _not_a_number(self, batch: Batch, terms: Terms) -> TrainingError:
         rows = gather(batch.index.to(self.fabric.device)).tolist()
         ids = [str(self.store.samples.id[row]) for row in rows]
         path = self.config.output / "not-a-number.json"
-        values = {name: str(float(value.detach())) for name, value in terms.items()}
+        values = {name: str(float(value)) for name, value in terms.items()}
         if self.fabric.is_global_zero:
             described = {"step": self.counters.step, "terms": values, "ids": ids}
             path.write_text(json.dumps(described, indent=1), encoding="utf-8")
         listed = checkpoint.enumerate_names(ids, _LISTED_IDS)
         return TrainingError(
-            f"The loss of step {self.counters.step} is {values['loss']}; the batch holds {listed}.",
+            f"The loss of step {self.counters.step} is {values['loss']}, the norm of its gradient "
+            f"{values['gradient_norm']}; the batch holds {listed}.",
             f"{path} lists it. Lower optimizer.peak_rate or look at these samples; earlier states are sound.",
         )
 
@@ -345,7 +351,7 @@ class _Run:
             return
         with _evaluating(self.model), self.fabric.autocast():
             metrics = evaluate(self.model, self.store, split, config.evaluation, modalities=config.modalities)
-        self.counters.metrics = metrics
+        self.counters.metrics, self.counters.evaluated = metrics, self.counters.step
         if log is not None:
             log.write("evaluation", self.counters.step, metrics)
         score = metrics.get("score")
@@ -379,8 +385,7 @@ class _Run:
 
     def _finish(self, log: RunLog | None) -> None:
         """Evaluate once more, fit the PCA basis and write the final model."""
-        every = self.config.evaluation.every
-        if not every or self.steps % every:
+        if self.counters.evaluated != self.counters.step:
             self._evaluate(log)
         if "scene" in self.config.modalities and self.config.basis_components:
             with _evaluating(self.model), self.fabric.autocast():

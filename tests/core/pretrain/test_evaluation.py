@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,17 @@ def test_galleries_hold_at_most_some_of_a_city_and_every_city(store: Store) -> N
         assert len(names) == 6
         assert counts.max() <= 3
     assert galleries[0].tolist() != galleries[1].tolist()
+
+
+def test_galleries_leave_out_a_season_of_few_cities(store: Store) -> None:
+    """Photos enough for a gallery, but not with at most three of a city."""
+    rows = np.arange(len(store.samples))
+    winter = np.isin(store.samples.city, ["Aa", "Bb"])
+    samples = replace(store.samples, taken=np.where(winter, "2021-01-15", "2021-06-20"))
+    assert int(winter.sum()) > CONFIG.gallery
+    galleries = draw_galleries(samples, rows, CONFIG)
+    assert [len(gallery) for gallery in galleries] == [10] * 4
+    assert not any(winter[gallery].any() for gallery in galleries)
 
 
 def test_a_model_that_sees_the_ground_in_the_photo_finds_scene_and_place(

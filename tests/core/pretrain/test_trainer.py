@@ -19,6 +19,7 @@ import gair_core
 from gair_core.errors import BadInputError
 from gair_core.pretrain import state as state_module
 from gair_core.pretrain.config import to_yaml
+from gair_core.pretrain.run_log import Meter, RunLog
 from gair_core.pretrain.trainer import TrainingError, pretrain
 from tests.core.pretrain.runs import config, final_state, values
 from tests.core.pretrain.stores import make_store
@@ -160,11 +161,69 @@ def test_two_process_run_equals_one_process_run(store: Path, tmp_path: Path, cha
 
 
 def test_a_loss_that_is_no_number_stops_and_names_the_batch(store: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"loss of step \d is nan; the batch holds [A-D][a-d]\d"):
+    with pytest.raises(TrainingError, match=r"loss of step \d is nan, .* nan; the batch holds [A-D][a-d]\d"):
         run(store, tmp_path / "run", optimizer={"peak_rate": 1e300, "warmup": 0, "clip_norm": None})
     described = json.loads((tmp_path / "run" / "not-a-number.json").read_text())
     assert len(described["ids"]) == 8
     assert described["terms"]["loss"] == "nan"
+
+
+def test_a_gradient_that_is_no_number_never_reaches_the_weights(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss still is one, and a state is saved after each step."""
+    real = torch.nn.utils.clip_grad_norm_
+    steps: list[int] = []
+
+    def spoiled(parameters: list[torch.Tensor], limit: float) -> torch.Tensor:
+        steps.append(len(steps))
+        if len(steps) == 3:
+            parameters[0].grad.view(-1)[0] = torch.nan
+        return real(parameters, limit)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spoiled)
+    with pytest.raises(TrainingError, match=r"loss of step 2 is \d.*gradient nan; the batch holds"):
+        run(store, tmp_path / "run", save_every=1)
+    state = final_state(tmp_path / "run")
+    assert all(torch.isfinite(tensor).all() for tensor in state.values() if tensor.is_floating_point())
+
+
+def test_a_run_stopped_at_its_last_step_is_evaluated_when_it_goes_on(store: Path, tmp_path: Path) -> None:
+    settings = config(store, tmp_path / "run", steps=4, evaluation={"every": 2})
+
+    def stop_at_the_end(step: int, terms: dict[str, float]) -> None:
+        if step == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    stopped = pretrain(settings, show_progress=False, on_step=stop_at_the_end)
+    assert stopped.signal == signal.SIGTERM
+    outcome = pretrain(settings, resume=True, show_progress=False)
+    assert outcome.finished
+    assert "score" in outcome.metrics
+    with (tmp_path / "run" / "evaluation.csv").open() as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == [2, 4]
+
+
+def test_the_log_starts_anew_where_its_first_line_was_not_written(tmp_path: Path) -> None:
+    (tmp_path / "training.csv").touch()
+    log = RunLog(tmp_path, 3)
+    log.write("training", 4, {"loss": 0.5})
+    log.close()
+    assert (tmp_path / "training.csv").read_text().split() == ["step,loss", "4,0.5"]
+
+
+def test_speed_leaves_out_evaluating_and_saving(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("gair_core.pretrain.run_log.time.monotonic", lambda: now[0])
+    meter = Meter(8)
+    meter.start()
+    now[0] = 1.0
+    meter.loaded()
+    meter._steps = 1
+    now[0] = 4.0
+    with meter.paused():
+        now[0] = 100.0
+    assert meter.take() == {"samples_per_second": 2.0, "data_wait": 0.25}
 
 
 def test_a_full_disk_keeps_the_last_good_state(
