@@ -21,6 +21,8 @@ from package import version
 from stage import NAME, ROOT
 
 GAIR_PYTHON = Path(sys.executable)
+# No screen, and no statistics of GDAL's beside somebody's scene.
+QUIET = {"QT_QPA_PLATFORM": "offscreen", "GDAL_PAM_ENABLED": "NO"}
 UNTRAINED = "The model is the untrained demo: the pictures show that everything works, not what GAIR knows."
 
 
@@ -89,8 +91,8 @@ class Process:
         self._program = program
         self._environment = {
             **os.environ,
+            **QUIET,
             "QGIS_CUSTOM_CONFIG_PATH": str(profile),
-            "QT_QPA_PLATFORM": "offscreen",
             "GAIR_PYTHON": str(GAIR_PYTHON),
         }
 
@@ -139,7 +141,7 @@ def picture(qgis_python: str, folder: Path, title: str, scene: Path, layers: lis
     untrained = f"{title}: model demo, untrained"
     run = subprocess.run(
         [qgis_python, ROOT / "tools" / "render.py", path, untrained, scene, *layers],
-        env={**os.environ, "QT_QPA_PLATFORM": "offscreen"},
+        env={**os.environ, **QUIET},
         capture_output=True,
         text=True,
         check=False,
