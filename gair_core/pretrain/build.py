@@ -194,13 +194,15 @@ def build_store(config: BuildConfig, progress: Progress) -> StoreSummary:
             "Check that scenes and photos are of the same place; the warnings name the photos.",
         )
     described = [
-        (tile.name, tile.window.row, tile.window.col, [places[p].id for p in tile.places]) for tile in tiles
+        (tile.name, tile.window.row, tile.window.col, [_identity(places[p]) for p in tile.places])
+        for tile in tiles
     ]
+    options = [config.min_valid, config.max_cloud, config.panorama_views]
     writer = StoreWriter(
         config.output,
         gsd=config.gsd,
         provenance={"photos": config.photos.name, "scenes": [path.name for path in config.scenes]},
-        plan=f"{zlib.crc32(json.dumps([described, config.min_valid, config.max_cloud]).encode()):08x}",
+        plan=f"{zlib.crc32(json.dumps([described, options]).encode()):08x}",
     )
     done = writer.finished_units()
     skipped = SkippedPhotos(progress)
@@ -538,6 +540,11 @@ def _column(frame: pd.DataFrame, wanted: Sequence[str]) -> list[str]:
     if name is None:
         return [""] * len(frame)
     return ["" if value is None or value != value else str(value).strip() for value in frame[name]]  # noqa: PLR0124
+
+
+def _identity(place: Place) -> list[str]:
+    """Return what makes a place another one when a build is continued; its photo may have moved."""
+    return [place.id, place.city, place.taken, place.settlement, place.path.name if place.path else ""]
 
 
 def _names(photos: PhotoTable) -> list[str]:

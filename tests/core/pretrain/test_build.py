@@ -154,8 +154,9 @@ def test_an_interrupted_build_continues_and_another_plan_is_refused(
     done = list((tmp_path / "parts" / "units").glob("*.parquet"))
     assert len(done) == 1
     written = done[0].stat().st_mtime_ns
-    with pytest.raises(BadInputError, match="has plan"):
-        build_store(BuildConfig(**values, output=tmp_path / "parts", min_valid=0.9), Progress())
+    for change in ({"min_valid": 0.9}, {"panorama_views": 3}):
+        with pytest.raises(BadInputError, match="has plan"):
+            build_store(BuildConfig(**values, output=tmp_path / "parts", **change), Progress())
     with pytest.raises(CancelledError):
         build_store(config, StopHalfway())
     assert done[0].stat().st_mtime_ns == written
