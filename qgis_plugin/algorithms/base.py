@@ -76,6 +76,7 @@ class GairAlgorithm(QgsProcessingAlgorithm):
         super().__init__()
         self._scene_names: list[str] = []
         self._rasters: dict[str, RasterInput] = {}
+        self._classification = ""
         self._chosen_model = ""
         self._obstacle = ""
         self._temporary_folder: str | None = None
@@ -169,6 +170,7 @@ class GairAlgorithm(QgsProcessingAlgorithm):
                 _require_worker()
             for name in self._scene_names:
                 self._rasters[name] = self._read_raster(name, parameters, context)
+            self._classification = self.classification("SCL", parameters, context)
             self.prepare(parameters, context, feedback)
         except QgsProcessingException as error:
             # Raised here, its text would reach the log only: processing.run would say 'there were errors'.
@@ -289,6 +291,24 @@ class GairAlgorithm(QgsProcessingAlgorithm):
             optional=True,
         )
         self.add(
+            QgsProcessingParameterRasterLayer("SCL", tr("Scene classification (SCL)")),
+            tr(
+                "A raster of ESA's scene classes, for clouds and their shadows to be left out. Default: the "
+                "product's own where SCL classes are given, else none."
+            ),
+            advanced=True,
+            optional=True,
+        )
+        self.add(
+            QgsProcessingParameterString("SCL_CLASSES", tr("SCL classes to leave out")),
+            tr(
+                "Numbers from 0 to 11, for example 3,8,9,10 for cloud shadow, clouds and cirrus. Default: "
+                "0,1,3,8,9,10 with a classification, else none."
+            ),
+            advanced=True,
+            optional=True,
+        )
+        self.add(
             QgsProcessingParameterEnum(
                 "MISSING",
                 tr("Bands that the scene lacks"),
@@ -326,6 +346,43 @@ class GairAlgorithm(QgsProcessingAlgorithm):
                 advanced=True,
                 optional=True,
             )
+
+    def add_backbone(self) -> None:
+        """Add where the encoder of a head is."""
+        self.add(
+            QgsProcessingParameterString("BACKBONE", tr("Encoder of the head")),
+            tr(
+                "The model that a head without an encoder of its own was trained on: a registered name or a "
+                "file. Default: found among the registered models."
+            ),
+            advanced=True,
+            optional=True,
+        )
+
+    def classification(self, name: str, parameters: Values, context: QgsProcessingContext) -> str:
+        """Return the file of a layer of scene classes; belongs to the main thread.
+
+        Returns:
+            A source of GDAL's; empty where none is given.
+
+        Raises:
+            QgsProcessingException: It is no raster file.
+        """
+        if not parameters.get(name):
+            return ""
+        layer = self.parameterAsRasterLayer(parameters, name, context)
+        if layer is None or not layer.isValid() or layer.dataProvider().name() != "gdal":
+            raise QgsProcessingException(
+                tr("The scene classification {value} is not a raster file. Choose a layer of a file.").format(
+                    value=parameters[name]
+                )
+            )
+        return str(layer.source())
+
+    def backbone_request(self, parameters: Values, context: QgsProcessingContext) -> dict[str, str]:
+        """Return the request's entry for the encoder of a head, if one is given."""
+        value = self.parameterAsString(parameters, "BACKBONE", context).strip()
+        return {"backbone": resolve_model(value)} if value else {}
 
     def add_device(self) -> None:
         """Add what to compute on."""
@@ -398,6 +455,11 @@ class GairAlgorithm(QgsProcessingAlgorithm):
             request["bands"] = bands
         if parameters.get("OFFSET") not in (None, ""):
             request["offset"] = self.parameterAsDouble(parameters, "OFFSET", context)
+        if self._classification:
+            request["scl"] = self._classification
+        classes = self.parameterAsString(parameters, "SCL_CLASSES", context)
+        if classes.strip():
+            request["scl_classes"] = _numbers("SCL_CLASSES", classes)
         request["missing"] = self.parameterAsEnumString(parameters, "MISSING", context) or "error"
         return request
 
@@ -512,6 +574,17 @@ class GairAlgorithm(QgsProcessingAlgorithm):
             return RasterInput.read(layer, str(value), context.transformContext())
         except InputError as error:
             raise QgsProcessingException(str(error)) from None
+
+
+def _numbers(name: str, text: str) -> list[int]:
+    items = re.split(r"[\s,;]+", text.strip(" \t\r\n,;"))
+    if not all(item.isdecimal() for item in items):
+        raise QgsProcessingException(
+            tr("{name} takes numbers with commas between them, such as 3,8,9; found {text!r}.").format(
+                name=name, text=text
+            )
+        )
+    return [int(item) for item in items]
 
 
 def _require_worker() -> None:

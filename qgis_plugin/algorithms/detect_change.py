@@ -10,6 +10,7 @@ from qgis.core import (
     QgsProcessingOutputNumber,
     QgsProcessingParameterNumber,
     QgsProcessingParameterRasterDestination,
+    QgsProcessingParameterRasterLayer,
     QgsProcessingParameterString,
 )
 
@@ -63,7 +64,14 @@ class DetectChangeAlgorithm(GairAlgorithm):
             advanced=True,
             optional=True,
         )
+        self.add(
+            QgsProcessingParameterRasterLayer("AFTER_SCL", tr("Scene classification of the second date")),
+            tr("Like the scene classification (SCL), for the second date. Default: none."),
+            advanced=True,
+            optional=True,
+        )
         self.add_advanced()
+        self.add_backbone()
         self.add(
             QgsProcessingParameterRasterDestination("OUTPUT", tr("Change")),
             tr("The GeoTIFF to write: distances (0 to 2) or classes."),
@@ -73,12 +81,21 @@ class DetectChangeAlgorithm(GairAlgorithm):
             QgsProcessingOutputNumber("VALID_FRACTION", tr("Part with data on both dates (0 to 1)"))
         )
 
+    def prepare(
+        self, parameters: Values, context: QgsProcessingContext, feedback: QgsProcessingFeedback
+    ) -> None:
+        """Read the second date's classification."""
+        self._after_classification = self.classification("AFTER_SCL", parameters, context)
+
     def work(
         self, parameters: Values, context: QgsProcessingContext, feedback: QgsProcessingFeedback
     ) -> dict[str, Any]:
         """Run the task ``change``."""
         request = self.scene_request(parameters, context, feedback, "BEFORE")
+        request.update(self.backbone_request(parameters, context))
         request["before"] = request.pop("scene")
+        if self._after_classification:
+            request["after_scl"] = self._after_classification
         request["after"] = self.scene_source("AFTER", self._after_extent(parameters, context), feedback)
         after_bands = self.bands(parameters, context, "AFTER_BANDS")
         if after_bands is not None:

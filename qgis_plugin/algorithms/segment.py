@@ -40,6 +40,7 @@ class SegmentAlgorithm(GairAlgorithm):
         self.add_bands()
         self.add_extent()
         self.add_advanced()
+        self.add_backbone()
         self.add(
             QgsProcessingParameterRasterDestination("OUTPUT", tr("Classes")),
             tr("The GeoTIFF of classes to write, on the scene's pixel grid."),
@@ -73,6 +74,7 @@ class SegmentAlgorithm(GairAlgorithm):
     ) -> dict[str, Any]:
         """Run the task ``segment``."""
         request = self.scene_request(parameters, context, feedback)
+        request.update(self.backbone_request(parameters, context))
         request["output"] = self.output(parameters, context)
         confidence = self.output(parameters, context, "CONFIDENCE")
         polygons = self.output(parameters, context, "POLYGONS")

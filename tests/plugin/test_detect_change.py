@@ -50,6 +50,21 @@ def test_two_dates_give_distances_on_the_first_ones_grid(pair):
     assert (ramp.minimumValue(), ramp.maximumValue()) == (0, 0.5)
 
 
+def test_clouds_of_either_date_are_left_out(tmp_path):
+    made_scene(tmp_path / "scene.tif", width=96, height=96)
+    scene, layers = str(tmp_path / "scene.tif"), []
+    for number, rows in enumerate((slice(10, 20), slice(50, 60))):
+        classes = np.full((1, 96, 96), 4, np.uint16)
+        classes[0, rows] = 9
+        made_scene(tmp_path / f"{number}.tif", values=classes, names=None)
+        layers.append(str(tmp_path / f"{number}.tif"))
+    values = pixels(detect_change(scene, scene, SCL=layers[0], AFTER_SCL=layers[1])["OUTPUT"])
+    assert [int(row) for row in np.flatnonzero(np.isnan(values).all(axis=1))] == [
+        *range(10, 20),
+        *range(50, 60),
+    ]
+
+
 def test_a_date_does_not_change_from_itself(pair):
     result = detect_change(pair[0], pair[0])
     assert np.nanmax(pixels(result["OUTPUT"])) < 1e-5

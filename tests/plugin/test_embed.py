@@ -310,6 +310,27 @@ def test_a_missing_band_is_refused_or_filled(tmp_path):
     assert json.loads(gdal.Open(result["OUTPUT"]).GetMetadata()["GAIR_OPTIONS"])["missing"] == "mean"
 
 
+def test_clouds_of_the_scene_classification_are_left_out(tmp_path):
+    made_scene(tmp_path / "scene.tif", width=96, height=96)
+    classes = np.full((1, 96, 96), 4, np.uint16)
+    classes[0, 40:60, 30:70] = 9
+    made_scene(tmp_path / "clouds.tif", values=classes, names=None)
+    scene, clouds = str(tmp_path / "scene.tif"), str(tmp_path / "clouds.tif")
+    output = gdal.Open(embed(INPUT=scene, SCL=clouds)["OUTPUT"])
+    mask = output.GetRasterBand(1).GetMaskBand()
+    np.testing.assert_array_equal(mask.ReadAsArray() == 0, classes[0] == 9)
+    output = gdal.Open(embed(INPUT=scene, SCL=clouds, SCL_CLASSES="3, 8")["OUTPUT"])
+    mask = output.GetRasterBand(1).GetMaskBand()
+    assert mask.ReadAsArray().all()
+    for values, message in (
+        ({"SCL": clouds, "SCL_CLASSES": "cloud"}, "numbers with commas"),
+        ({"SCL_CLASSES": "9"}, "SCL"),
+        ({"SCL": str(tmp_path / "none.tif")}, "not a raster file|Could not load"),
+    ):
+        with pytest.raises(QgsProcessingException, match=message):
+            embed(INPUT=scene, **values)
+
+
 def test_a_layer_without_crs_raises(tmp_path):
     made_scene(tmp_path / "scene.tif", crs="")
     with pytest.raises(QgsProcessingException, match="has no CRS"):

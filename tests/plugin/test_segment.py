@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,22 @@ def test_failures_raise_and_leave_nothing(detroit, tmp_path, parameters, message
     with pytest.raises(QgsProcessingException, match=message):
         segment(**{"INPUT": str(detroit), "OUTPUT": output, **given})
     assert not list(tmp_path.glob("out*"))
+
+
+def test_the_encoder_of_a_head_can_be_named(tmp_path, gair_python):
+    made_scene(tmp_path / "scene.tif", width=96, height=96)
+    scene, head, encoder = (
+        str(tmp_path / name) for name in ("scene.tif", "head.safetensors", "encoder.safetensors")
+    )
+    code = (
+        "import sys, gair_core; from gair_core.head_checkpoint import load_head, save_head\n"
+        "head, model = load_head('demo'); gair_core.save(model, sys.argv[2])\n"
+        "save_head(head, sys.argv[1], gair_core.load(sys.argv[2]))"
+    )
+    subprocess.run([str(gair_python), "-c", code, head, encoder], check=True, capture_output=True)
+    assert (pixels(segment(INPUT=scene, MODEL=head, BACKBONE=encoder)["OUTPUT"]) > 0).all()
+    with pytest.raises(QgsProcessingException, match="nobody knows"):
+        segment(INPUT=scene, MODEL=head, BACKBONE="nobody knows")
 
 
 def test_the_scene_is_never_overwritten(detroit):
