@@ -53,7 +53,7 @@ test-plugin: setup setup-qgis
 	$(QGIS_VENV)/bin/python -m pytest -n 2 --dist loadfile tests/plugin
 
 test-slow: setup setup-qgis
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow || test $$? = 5 # no slow tests are not a failure
 	$(QGIS_VENV)/bin/python -m pytest -m slow tests/plugin
 
 check: setup
