@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from osgeo import gdal
 from qgis.core import (
     QgsCoordinateReferenceSystem,
     QgsCoordinateTransform,
@@ -95,15 +94,10 @@ def read_result(path: Path) -> Rows:
     Raises:
         QgsProcessingException: It cannot be opened.
     """
-    # gair_core's GDAL is newer than that of an old QGIS, which warns about the version and reads the file.
-    gdal.PushErrorHandler("CPLQuietErrorHandler")
-    try:
-        layer = QgsVectorLayer(str(path), "result", "ogr")
-        if not layer.isValid():
-            raise QgsProcessingException(tr("The result {path} cannot be opened.").format(path=path))
-        features = [QgsFeature(feature) for feature in layer.getFeatures()]
-    finally:
-        gdal.PopErrorHandler()
+    layer = QgsVectorLayer(str(path), "result", "ogr")
+    if not layer.isValid():
+        raise QgsProcessingException(tr("The result {path} cannot be opened.").format(path=path))
+    features = [QgsFeature(feature) for feature in layer.getFeatures()]
     return Rows(path.name, features, layer.fields(), layer.crs(), layer.wkbType())
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from osgeo import gdal
 from qgis.core import (
     QgsCoordinateReferenceSystem,
     QgsCoordinateTransform,
@@ -264,6 +263,9 @@ class RasterInput:
 
     def _with_crs(self, path: Path) -> str:
         """Describe the file with the CRS that the user gave the layer in QGIS."""
+        # Not with the module: QGIS registers the algorithms when it starts.
+        from osgeo import gdal
+
         dataset = gdal.Open(self.path)
         options = {"format": "VRT", "outputSRS": wkt(self.crs)}
         if dataset is None or gdal.Translate(str(path), dataset, **options) is None:

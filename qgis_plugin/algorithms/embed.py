@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from osgeo import gdal
 from qgis.core import (
     Qgis,
     QgsProcessingContext,
@@ -121,4 +120,7 @@ def automatic_dtype(components: int) -> str:
 
 def reads_int8() -> bool:
     """Return whether this QGIS and its GDAL know signed bytes."""
+    # Not with the module: QGIS registers the algorithms when it starts.
+    from osgeo import gdal
+
     return Qgis.QGIS_VERSION_INT >= 33000 and int(gdal.VersionInfo("VERSION_NUM")) >= 3070000
