@@ -11,20 +11,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyproj
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 from torch import Tensor
 
 from gair_core.errors import BadInputError
 from gair_core.heads.base import embedding_lattice, embedding_localizer, embedding_rim
-from gair_core.inference.cancelling import cancelled_between_blocks
+from gair_core.inference.encoding import encode_photos
 from gair_core.inference.models import load_model
 from gair_core.inference.peaks import PeakFinder, Place, refine
 from gair_core.inference.request import EngineOptions, Estimate, OutputRequest, SceneOptions, require_part
 from gair_core.inference.vectors import check_vector_destination, write_vector
 from gair_core.model.gair import GAIR
-from gair_core.photos.batches import PhotoBatcher
 from gair_core.photos.tables import PhotoTable, read_photos
 from gair_core.progress import Progress
 from gair_core.sentinel2.scene import Scene
@@ -37,8 +35,6 @@ _GEOD = pyproj.Geod(ellps="WGS84")
 # Peaks of the lattice that are refined for each place that is wanted: the order changes a little from patches
 # to pixels, and peaks of neighbouring patches may meet.
 _SPARE = 3
-# Photos of a batch. On a CPU a batch must end well within the two seconds that a cancel may take.
-_PHOTOS = {"cpu": 4, "mps": 16, "cuda": 64}
 # Share of the photos in the progress.
 _PHOTO_SHARE = 0.1
 # Bytes of a row of the output, for the estimate.
@@ -195,24 +191,17 @@ def locate(request: LocateRequest, progress: Progress | None = None) -> LocateRe
 
 
 def _encode(photos: PhotoTable, model: GAIR, progress: Progress) -> list[_Query]:
-    """Encode the photos that can be read (of a panorama the view to the front); warnings name the others.
+    """Encode the photos that can be read; warnings name the others.
 
     Raises:
         BadInputError: None can.
     """
-    if model.config.street_view is None:
-        raise BadInputError("The model has no photo encoder.")
+    rows, vectors = encode_photos(photos, model, progress, _PHOTO_SHARE)
     queries = []
-    size = _PHOTOS[model.device.type]
-    for batch in PhotoBatcher(photos, model.config.street_view, batch_size=size, progress=progress):
-        with torch.inference_mode(), cancelled_between_blocks(model, progress):
-            embeddings = F.normalize(model.encode_street_view(batch.images.to(model.device)).float(), dim=-1)
-        for row, embedding in zip(batch.rows.tolist(), embeddings.cpu(), strict=True):
-            lon, lat = photos.lonlat[row].tolist()
-            place = None if math.isnan(lon) else (lon, lat)
-            queries.append(_Query(photos.name(row), embedding, place))
-        done = int(batch.rows[-1]) + 1
-        progress.report(_PHOTO_SHARE * done / len(photos), f"photo {done} of {len(photos)}")
+    for row, vector in zip(rows.tolist(), vectors, strict=True):
+        lon, lat = photos.lonlat[row].tolist()
+        place = None if math.isnan(lon) else (lon, lat)
+        queries.append(_Query(photos.name(row), vector, place))
     return queries
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pyproj
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 from torch import Tensor
@@ -24,7 +23,6 @@ from gair_core.geo.footprint import apply_affine
 from gair_core.geo.grid import Window
 from gair_core.heads.base import embedding_lattice, embedding_localizer, embedding_rim
 from gair_core.inference import outputs
-from gair_core.inference.cancelling import cancelled_between_blocks
 from gair_core.inference.cosine import (
     CosineSampler,
     ProductStore,
@@ -34,6 +32,7 @@ from gair_core.inference.cosine import (
     hull_of,
     lattice_products,
 )
+from gair_core.inference.encoding import encode_photos
 from gair_core.inference.engine import Engine
 from gair_core.inference.lattice import LatticeStrip
 from gair_core.inference.models import load_model
@@ -57,7 +56,6 @@ from gair_core.inference.writers import (
     RasterWriter,
     raster_destination,
 )
-from gair_core.photos.batches import PhotoBatcher
 from gair_core.photos.selection import usable
 from gair_core.photos.tables import PhotoTable, read_photos
 from gair_core.progress import Progress
@@ -70,8 +68,6 @@ if TYPE_CHECKING:
 _GEOD = pyproj.Geod(ellps="WGS84")
 # A tile takes about as long as this many photos, for the progress bar.
 _PHOTOS_PER_TILE = 3
-# Photos of a batch. On a CPU a batch must end well within the two seconds that a cancel may take.
-_PHOTO_BATCH = {"cpu": 4, "mps": 32, "cuda": 64}
 # Columns that `_with_scores` adds to a photo's own.
 _SCORE_COLUMNS = 8
 # Half the width of the style's ramp, in standard deviations of the raster.
@@ -188,7 +184,7 @@ def similarity(request: SimilarityRequest, progress: Progress | None = None) -> 
         if request.dry_run:
             return _estimate(run, plan, photos, rasters)
         share = run.encoded * len(photos) / (len(photos) + _PHOTOS_PER_TILE * plan.count)
-        chosen, vectors = _encode(run, photos, share)
+        chosen, vectors = encode_photos(photos.table, engine.model, progress, share)
         rasters = [part for raster in rasters if (part := raster.of(chosen)) is not None]
         if not rasters:
             raise BadInputError(
@@ -262,28 +258,6 @@ def _photos_inside(run: _Run) -> _Photos:
     listed = read_photos(run.request.photos, photo_field=run.request.photo_field)
     table = usable(listed, footprint, run.progress)
     return _Photos(table, footprint.uv(table.lonlat))
-
-
-def _encode(run: _Run, photos: _Photos, share: float) -> tuple[npt.NDArray[np.int64], Tensor]:
-    """Encode the photos that can be read.
-
-    Returns:
-        Which photos they are, and their vectors of length 1, shape (N, D), on the CPU.
-    """
-    model, device, config = run.engine.model, run.engine.device, run.engine.model.config.street_view
-    if config is None:
-        raise BadInputError("The model has no photo encoder.")
-    rows: list[npt.NDArray[np.int64]] = []
-    vectors: list[Tensor] = []
-    batches = PhotoBatcher(photos.table, config, batch_size=_PHOTO_BATCH[device.type], progress=run.progress)
-    for batch in batches:
-        with torch.inference_mode(), cancelled_between_blocks(model, run.progress):
-            encoded = model.encode_street_view(batch.images.to(device))
-            vectors.append(F.normalize(encoded.float(), dim=-1).cpu())
-        rows.append(batch.rows)
-        done = int(batch.rows[-1]) + 1
-        run.progress.report(share * done / len(photos), f"photo {done} of {len(photos)}")
-    return np.concatenate(rows), torch.cat(vectors)
 
 
 @dataclass(frozen=True)
