@@ -21,11 +21,14 @@ from gair_core.errors import CheckpointError
 from gair_core.heads.base import BackboneReference, Head, HeadMetadata
 from gair_core.heads.demo import build_demo_head
 from gair_core.heads.linear import LinearChangeHead, LinearHead
+from gair_core.heads.pixel import PixelLinearHead
 from gair_core.metadata import CheckpointMetadata
 from gair_core.model.gair import GAIR
 from gair_core.task import describe_validation_error
 
-HEAD_KINDS: Mapping[str, type[Head]] = {head.kind: head for head in (LinearHead, LinearChangeHead)}
+HEAD_KINDS: Mapping[str, type[Head]] = {
+    head.kind: head for head in (LinearHead, LinearChangeHead, PixelLinearHead)
+}
 """Every kind of head that a checkpoint may hold, by its name there."""
 
 _ENCODER = "encoder."

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from gair_core.errors import BadInputError
+from gair_core.heads.pixel_features import PixelFeatures
 from gair_core.metadata import Provenance
 from gair_core.model.gair import GAIR
 from gair_core.model.nili import NILI, FeatureLocalizer
@@ -137,10 +138,12 @@ class Head(nn.Module, ABC):
         kind: Name of this kind of head inside a checkpoint.
         scenes: Scenes of one place that it looks at, in their order: 1, or 2 for a change between two dates.
         config_class: Type of its configuration.
+        pixel_features: Features of the scene's own pixels that `logits` reads; None for the embedding alone.
     """
 
     kind: ClassVar[str]
     scenes: ClassVar[int] = 1
+    pixel_features: PixelFeatures | None = None
     config_class: ClassVar[type[HeadConfig]] = HeadConfig
 
     def __init__(self, config: HeadConfig, metadata: HeadMetadata) -> None:
@@ -175,7 +178,8 @@ class Head(nn.Module, ABC):
         """Return the logits of pixels.
 
         Args:
-            sampled: The channels at the pixels, one (C, height, width) a scene.
+            sampled: The channels at the pixels, one (C, height, width) a scene; then, of a head with
+                `pixel_features`, these features (F, height, width).
 
         Returns:
             Shape (classes, height, width).

@@ -1,0 +1,1 @@
+"""Fine-tuning: tasks, data sets and heads that are trained from polygons."""

@@ -1,0 +1,1 @@
+"""Heads trained from a few labelled polygons or points, in seconds."""
