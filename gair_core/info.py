@@ -262,7 +262,10 @@ def _describe_head(head: Mapping[str, Any]) -> list[Line]:
         sizes = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in config.items())
         lines.append(("head", f"{rest.pop('head_kind')}, {sizes}"))
     accuracy = rest.pop("accuracy", None) or {}
-    lines.append(("classes", _table_of_classes(rest.pop("classes", []), accuracy.get("class_metrics") or {})))
+    if classes := rest.pop("classes", []):
+        lines.append(("classes", _table_of_classes(classes, accuracy.get("class_metrics") or {})))
+    if targets := rest.pop("targets", []):
+        lines.append(("predicts", ", ".join(_target(one) for one in targets)))
     if metrics := accuracy.get("metrics"):
         measured = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
         lines.append(("accuracy", f"{measured} ({accuracy.get('data') or 'unknown data'})"))
@@ -284,6 +287,15 @@ def _table_of_classes(classes: Sequence[Any], metrics: Mapping[str, Mapping[str,
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _target(target: Any) -> str:  # noqa: ANN401 (a file may hold anything here)
+    """Return a target's name with its unit."""
+    if not isinstance(target, dict):
+        return str(target)
+    return (
+        f"{target.get('name', '')} ({target['unit']})" if target.get("unit") else str(target.get("name", ""))
+    )
 
 
 def _describe_encoder(backbone: Mapping[str, Any], inside: Mapping[str, Any] | None) -> list[Line]:

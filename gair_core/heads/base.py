@@ -53,6 +53,18 @@ class HeadClass(_Description):
     colour: tuple[Channel, Channel, Channel]
 
 
+class HeadTarget(_Description):
+    """One quantity that a regression head predicts.
+
+    Attributes:
+        name: Its name for people and for the columns of tables.
+        unit: Its unit, empty where it has none or nobody knows.
+    """
+
+    name: str = Field(min_length=1)
+    unit: str = ""
+
+
 class AccuracyReport(_Description):
     """How well a head did on data that it was not trained on.
 
@@ -87,7 +99,8 @@ class HeadMetadata(_Description):
 
     Attributes:
         title: One line for people, for example "land cover of Laos".
-        classes: Its classes, in the order of its logits.
+        classes: Its classes, at least two, in the order of its logits; empty for a regression.
+        targets: What a regression predicts, in the order of its outputs; empty where there are classes.
         ignore_value: Label value that training left out; None when every label counted.
         accuracy: How well it did, None when nobody measured.
         provenance: Where it comes from.
@@ -97,7 +110,8 @@ class HeadMetadata(_Description):
     """
 
     title: str = "untitled"
-    classes: tuple[HeadClass, ...] = Field(min_length=2)
+    classes: tuple[HeadClass, ...] = ()
+    targets: tuple[HeadTarget, ...] = ()
     ignore_value: int | None = None
     accuracy: AccuracyReport | None = None
     provenance: Provenance = Provenance()
@@ -107,6 +121,14 @@ class HeadMetadata(_Description):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if bool(self.classes) == bool(self.targets) or len(self.classes) == 1:
+            raise ValueError(
+                f"a head has two classes or more, or targets of a regression; found {len(self.classes)} "
+                f"classes and {len(self.targets)} targets"
+            )
+        names = [one.name for one in self.targets]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two targets have the same name, found {', '.join(names)}")
         for what in ("value", "name"):
             found = [getattr(one, what) for one in self.classes]
             twice = sorted({one for one in found if found.count(one) > 1})
@@ -127,8 +149,8 @@ class HeadConfig(_Description):
     embed_dim: int = Field(gt=0)
 
 
-class Head(nn.Module, ABC):
-    """A head, see the module's description.
+class BaseHead(nn.Module, ABC):
+    """What heads for maps (`Head`) and heads for single photos and places (`point.PointHead`) share.
 
     Args:
         config: Sizes of its tensors.
@@ -136,14 +158,10 @@ class Head(nn.Module, ABC):
 
     Attributes:
         kind: Name of this kind of head inside a checkpoint.
-        scenes: Scenes of one place that it looks at, in their order: 1, or 2 for a change between two dates.
         config_class: Type of its configuration.
-        pixel_features: Features of the scene's own pixels that `logits` reads; None for the embedding alone.
     """
 
     kind: ClassVar[str]
-    scenes: ClassVar[int] = 1
-    pixel_features: PixelFeatures | None = None
     config_class: ClassVar[type[HeadConfig]] = HeadConfig
 
     def __init__(self, config: HeadConfig, metadata: HeadMetadata) -> None:
@@ -153,8 +171,37 @@ class Head(nn.Module, ABC):
 
     @property
     def classes(self) -> tuple[HeadClass, ...]:
-        """The classes, in the order of the logits."""
+        """The classes, in the order of the logits; none where it is a regression."""
         return self.metadata.classes
+
+    @property
+    def encoder_parts(self) -> tuple[str, ...]:
+        """Parts of the model that it reads, as in `GAIRConfig.parts`."""
+        return ("remote_sensing", "nili")
+
+    @abstractmethod
+    def check_fits(self, model: GAIR) -> None:
+        """Check that a model's embeddings can go into this head.
+
+        Raises:
+            BadInputError: They have another dimension, or a part is missing.
+        """
+
+
+class Head(BaseHead):
+    """A head for maps, see the module's description.
+
+    Args:
+        config: Sizes of its tensors.
+        metadata: Its classes and the rest of its description.
+
+    Attributes:
+        scenes: Scenes of one place that it looks at, in their order: 1, or 2 for a change between two dates.
+        pixel_features: Features of the scene's own pixels that `logits` reads; None for the embedding alone.
+    """
+
+    scenes: ClassVar[int] = 1
+    pixel_features: PixelFeatures | None = None
 
     @abstractmethod
     def lattice(self, model: GAIR, features: Tensor, scene: int = 0) -> Tensor:
