@@ -8,7 +8,10 @@ A head works in two steps, so that it runs on scenes of any size in the memory o
 2. `Head.logits` maps the interpolated channels to one logit a class at every pixel. What does not commute,
    such as hidden layers, belongs here.
 
-A head may look at several scenes of one place, such as two dates: the first step then runs once a scene.
+Before them `Head.encode` gets the features of a tile out of the encoder: those of the last block, unless the
+head wants others. A head may look at several scenes of one place, such as two dates or a series. Its first
+step then runs once a scene, or, of a head that `merges`, once on what `Head.merge` makes of the features of
+all of them. `Head.forward_tile` is all of that at once, for training.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -123,7 +127,7 @@ class HeadMetadata(_Description):
     def _consistent(self) -> Self:
         if bool(self.classes) == bool(self.targets) or len(self.classes) == 1:
             raise ValueError(
-                f"a head has two classes or more, or targets of a regression; found {len(self.classes)} "
+                f"a head has at least 2 classes, or targets of a regression; found {len(self.classes)} "
                 f"classes and {len(self.targets)} targets"
             )
         names = [one.name for one in self.targets]
@@ -196,12 +200,55 @@ class Head(BaseHead):
         metadata: Its classes and the rest of its description.
 
     Attributes:
-        scenes: Scenes of one place that it looks at, in their order: 1, or 2 for a change between two dates.
+        scenes: Scenes of one place that it looks at, in their order: 1, 2 for a change between two dates, or
+            None for a series of any length, which needs the dates.
+        merges: Whether `merge` makes one lattice of all scenes; otherwise every scene has its own.
         pixel_features: Features of the scene's own pixels that `logits` reads; None for the embedding alone.
     """
 
-    scenes: ClassVar[int] = 1
+    scenes: ClassVar[int | None] = 1
+    merges: ClassVar[bool] = False
     pixel_features: PixelFeatures | None = None
+
+    @property
+    def subdivision(self) -> int:
+        """How many cells a patch has along each side, f.
+
+        With f > 1 the lattice holds C f^2 channels a patch, which are the C channels of its f x f cells in
+        the order of `torch.nn.functional.pixel_shuffle`. They are blended as they are, and interpolated
+        between the centres of the cells instead of those of the patches. It must divide the patch size.
+        """
+        return 1
+
+    def encode(self, model: GAIR, images: Tensor) -> Tensor:
+        """Return the features of one scene that the head reads.
+
+        Args:
+            model: The encoder, on the images' device.
+            images: Shape (B, bands, H, W), normalised, H and W divisible by the patch size p.
+
+        Returns:
+            Shape (B, channels, H/p, W/p); by default what `encode_remote_sensing` returns.
+        """
+        return model.encode_remote_sensing(images)
+
+    def merge(
+        self,
+        features: Sequence[Tensor],
+        days: Tensor | None = None,  # noqa: ARG002
+        valid: Tensor | None = None,  # noqa: ARG002
+    ) -> Sequence[Tensor]:
+        """Bring the features of several scenes together; by default they stay apart.
+
+        Args:
+            features: What `encode` returned, one (B, channels, P_y, P_x) a scene.
+            days: Day of the year of each scene, 1 to 366, shape (B, scenes); None where nobody knows.
+            valid: Whether a patch of a scene has data, bool, shape (B, scenes, P_y, P_x); None for all.
+
+        Returns:
+            Features for `lattice`: one tensor if the head `merges`, else one a scene.
+        """
+        return features
 
     @abstractmethod
     def lattice(self, model: GAIR, features: Tensor, scene: int = 0) -> Tensor:
@@ -209,28 +256,120 @@ class Head(BaseHead):
 
         Args:
             model: The encoder, on the features' device.
-            features: Output of its `encode_remote_sensing`, shape (B, width, P_y, P_x).
+            features: Output of `merge`, or of `encode` where there is nothing to merge, shape
+                (B, channels, P_y, P_x).
             scene: Which of the head's scenes it is, from 0.
 
         Returns:
-            Shape (B, C, P_y, P_x).
+            Shape (B, C f^2, P_y, P_x), f the `subdivision`.
         """
 
     @abstractmethod
     def rim_weight(self, model: GAIR, scene: int = 0) -> Tensor | None:
-        """Return NILI's coordinate weight W_c of the channels, shape (C, 2), or None without such a term."""
+        """Return NILI's coordinate weight W_c of the channels, shape (C, 2), or None without such a term.
+
+        A head with a `subdivision` has none.
+        """
 
     @abstractmethod
     def logits(self, sampled: Sequence[Tensor]) -> Tensor:
         """Return the logits of pixels.
 
         Args:
-            sampled: The channels at the pixels, one (C, height, width) a scene; then, of a head with
-                `pixel_features`, these features (F, height, width).
+            sampled: The channels at the pixels, one (C, height, width) a scene, or one for all if the head
+                `merges`; then, of a head with `pixel_features`, these features (F, height, width).
 
         Returns:
             Shape (classes, height, width).
         """
+
+    def tile_lattice(
+        self,
+        model: GAIR,
+        images: Sequence[Tensor],
+        days: Tensor | None = None,
+        valid: Tensor | None = None,
+    ) -> Tensor:
+        """Return the channels of tiles, those of several scenes that stay apart one after another.
+
+        Args:
+            model: The encoder, on the images' device.
+            images: One tensor (B, bands, H, W) a scene, normalised.
+            days: Day of the year of each scene, 1 to 366, shape (B, scenes); None where nobody knows.
+            valid: Whether a patch of a scene has data, bool, shape (B, scenes, P_y, P_x); None for all.
+
+        Returns:
+            Shape (B, n C f^2, P_y, P_x) with n = 1 if the head `merges`, else the number of scenes.
+        """
+        merged = self.merge([self.encode(model, one) for one in images], days, valid)
+        return torch.cat([self.lattice(model, one, scene) for scene, one in enumerate(merged)], dim=1)
+
+    def tile_rim(self, model: GAIR, scenes: int) -> Tensor | None:
+        """Return W_c of the channels of `tile_lattice`, shape (n C, 2), or None without such a term.
+
+        Args:
+            model: The encoder.
+            scenes: Number of scenes.
+        """
+        weights = [self.rim_weight(model, scene) for scene in range(1 if self.merges else scenes)]
+        known = [weight for weight in weights if weight is not None]
+        return torch.cat(known) if len(known) == len(weights) else None
+
+    def split(self, sampled: Tensor, scenes: int) -> list[Tensor]:
+        """Take the interpolated channels of `tile_lattice` apart, as `logits` wants them.
+
+        Args:
+            sampled: Shape (n C, height, width).
+            scenes: Number of scenes.
+
+        Returns:
+            n tensors (C, height, width).
+        """
+        return list(sampled.chunk(1 if self.merges else scenes))
+
+    def forward_tile(
+        self,
+        model: GAIR,
+        images: Sequence[Tensor],
+        days: Tensor | None = None,
+        valid: Tensor | None = None,
+        pixels: Tensor | None = None,
+    ) -> Tensor:
+        """Return the logits of tiles at their own pixels, differentiable; what training calls.
+
+        A tile is what the engine makes of it when it is a scene of its own: nothing is blended.
+
+        Args:
+            model: The encoder, on the images' device; its gradients are switched by its own parameters.
+            images: One tensor (B, bands, H, W) a scene, normalised
+                (`gair_core.sentinel2.bands.normalize`), H and W divisible by the patch size. Pixels without
+                data hold the normalised band mean.
+            days: Day of the year of each scene, 1 to 366, shape (B, scenes); heads of series need them.
+            valid: Whether a pixel of a scene has data, bool, shape (B, scenes, H, W); None for all. Dates
+                that only pad a batch are False everywhere and change nothing.
+            pixels: The `pixel_features`, shape (B, F, H, W), of a head that has them.
+
+        Returns:
+            Shape (B, classes, H, W).
+        """
+        patch = model.require_remote_sensing().config.patch_size
+        seen = None if valid is None else patches_with_data(valid, patch)
+        lattice = self.tile_lattice(model, images, days, seen)
+        if self.subdivision > 1:
+            lattice = F.pixel_shuffle(lattice, self.subdivision)
+        size = (images[0].shape[-2], images[0].shape[-1])
+        rim = self.tile_rim(model, len(images))
+        if rim is None:
+            sampled = F.interpolate(lattice, size=size, mode="bilinear", align_corners=False)
+        else:
+            sampled = NILI.upsample(lattice, size, rim)
+        more = [[] if pixels is None else [pixels[index]] for index in range(len(sampled))]
+        return torch.stack(
+            [
+                self.logits([*self.split(one, len(images)), *extra])
+                for one, extra in zip(sampled, more, strict=True)
+            ]
+        )
 
     def check_fits(self, model: GAIR) -> None:
         """Check that a model's embeddings can go into this head.
@@ -245,6 +384,21 @@ class Head(BaseHead):
                 "Use the model that the head was trained on.",
             )
         embedding_localizer(model)
+
+
+def patches_with_data(valid: Tensor, patch: int) -> Tensor:
+    """Return which patches have data in at least half of their pixels.
+
+    Args:
+        valid: Bool, shape (..., H, W), H and W divisible by the patch size.
+        patch: Pixels of a patch.
+
+    Returns:
+        Bool, shape (..., H/patch, W/patch).
+    """
+    blocks = valid.unflatten(-1, (-1, patch)).unflatten(-3, (-1, patch))
+    enough: Tensor = 2 * blocks.sum(dim=(-3, -1)) >= patch * patch
+    return enough
 
 
 def embedding_localizer(model: GAIR) -> NILI | FeatureLocalizer:
@@ -285,5 +439,4 @@ def embedding_rim(model: GAIR, rows: Tensor | None = None) -> Tensor | None:
     localizer = embedding_localizer(model)
     if not isinstance(localizer, NILI):
         return None
-    with torch.no_grad():
-        return localizer.rim_weight(rows)
+    return localizer.rim_weight(rows)

@@ -44,7 +44,7 @@ class LinearHead(Head):
 
     def logits(self, sampled: Sequence[Tensor]) -> Tensor:
         """Add b, see `Head.logits`."""
-        return sampled[0] + self.bias.detach()[:, None, None].to(sampled[0])
+        return sampled[0] + self.bias[:, None, None].to(sampled[0])
 
 
 class LinearChangeHead(Head):
@@ -76,4 +76,4 @@ class LinearChangeHead(Head):
     def logits(self, sampled: Sequence[Tensor]) -> Tensor:
         """Sum the two dates and add b, see `Head.logits`."""
         before, after = sampled
-        return before + after + self.bias.detach()[:, None, None].to(before)
+        return before + after + self.bias[:, None, None].to(before)

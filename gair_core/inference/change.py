@@ -267,7 +267,9 @@ def _classification(head: Head, model: GAIR) -> _Comparison:
         ones, others = first.sample(pair[0] for pair in ahead), second.sample(pair[1] for pair in behind)
         for one, other in zip(ones, others, strict=True):
             valid = one.valid & other.valid
-            values = class_values(head.logits([one.values, other.values]), valid, head.classes)
+            with torch.inference_mode():
+                logits = head.logits([one.values, other.values])
+            values = class_values(logits, valid, head.classes)
             yield _Pixels(one.row, values, valid)
 
     return _Comparison(

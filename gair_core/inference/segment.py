@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -21,12 +22,14 @@ from gair_core.inference.classes import class_dtype, class_values, class_writer
 from gair_core.inference.lattice import PixelSampler, PixelStrip
 from gair_core.inference.models import load_model
 from gair_core.inference.outputs import Destination, check_destinations
+from gair_core.inference.pixel_bands import PixelBands
 from gair_core.inference.polygons import PolygonWriter, Table
 from gair_core.inference.publish import published_together
-from gair_core.inference.request import Estimate, SceneRequest, output_window, provenance
+from gair_core.inference.request import Estimate, OutputWindow, SceneRequest, output_window, provenance
 from gair_core.inference.styles import ramp_style
 from gair_core.inference.writers import RasterWriter, expected_bytes, raster_destination
 from gair_core.progress import Progress
+from gair_core.sentinel2.scene import Scene
 from gair_core.task import Result, Task
 
 _NO_CONFIDENCE = 255
@@ -115,7 +118,8 @@ def segment(request: SegmentRequest, progress: Progress | None = None) -> Segmen
                 tiles=plan.count, seconds=engine.seconds_per_tile(transform) * plan.count, bytes=size
             )
         tags = provenance("segment", request, model, scene, **describe_head(head))
-        strips = sampler.sample(engine.strips(scene, plan, transform, progress, (0.0, 0.95)))
+        sampled = sampler.sample(engine.strips(scene, plan, transform, progress, (0.0, 0.95)))
+        strips = _logits(head, sampled, _pixel_bands(head, scene, place))
         pixels, polygons = _write(request, head, strips, grid=place.grid, tags=tags, progress=progress)
     progress.report(1.0, "done")
     return SegmentResult(
@@ -126,6 +130,26 @@ def segment(request: SegmentRequest, progress: Progress | None = None) -> Segmen
         polygon_count=polygons,
         warnings=tuple(progress.warnings),
     )
+
+
+def _pixel_bands(head: Head, scene: Scene, place: OutputWindow) -> PixelBands | None:
+    """Return the reader of the pixels' own features, if the head reads them."""
+    if head.pixel_features is None:
+        return None
+    return PixelBands.of(scene, head.pixel_features, place.whole, place.window)
+
+
+def _logits(head: Head, strips: Iterable[PixelStrip], bands: PixelBands | None) -> Iterator[PixelStrip]:
+    """Turn interpolated channels into logits; a pixel whose own features are missing has no data."""
+    for strip in strips:
+        sampled, valid = [strip.values], strip.valid
+        if bands is not None:
+            pixels = bands.strip(strip.row, len(valid))
+            sampled.append(pixels.values)
+            valid = valid & pixels.valid
+        with torch.inference_mode():
+            logits = head.logits(sampled)
+        yield PixelStrip(strip.row, logits, valid)
 
 
 def describe_head(head: Head) -> dict[str, Any]:
@@ -161,13 +185,13 @@ def _check_destinations(request: SegmentRequest, grid: Grid, head: Head, inputs:
 def _write(
     request: SegmentRequest,
     head: Head,
-    strips: Iterator[PixelStrip],
+    strips: Iterable[PixelStrip],
     *,
     grid: Grid,
     tags: dict[str, str],
     progress: Progress,
 ) -> tuple[dict[str, int], int]:
-    """Write all outputs; returns the pixels of each class by name, and the number of polygons."""
+    """Write all outputs from strips of logits; returns pixels by class name and the number of polygons."""
     counts = np.zeros(max(one.value for one in head.classes) + 1, dtype=np.int64)
     with published_together(request.token, *request.outputs) as publication:
         with ExitStack() as stack:
@@ -190,12 +214,12 @@ def _write(
                 path = Path(request.polygons)
                 polygons = PolygonWriter(Table(publication.stage(path), path.stem, grid, head.classes))
             for strip in strips:
-                logits = head.logits([strip.values])
-                values = class_values(logits, strip.valid, head.classes)
+                with torch.inference_mode():
+                    values = class_values(strip.values, strip.valid, head.classes)
                 counts += np.bincount(values.ravel(), minlength=len(counts))
                 raster.write(values[None], strip.row)
                 if confidence is not None:
-                    confidence.write(confidence_percent(logits, strip.valid)[None], strip.row)
+                    confidence.write(confidence_percent(strip.values, strip.valid)[None], strip.row)
                 if polygons is not None:
                     polygons.write(values)
             if polygons is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gair_core.config import GAIRConfig, Localizer
+from gair_core.config import GAIRConfig, Localizer, RemoteSensingConfig
 from gair_core.errors import BadInputError, CheckpointError
 from gair_core.metadata import CheckpointMetadata
 from gair_core.model.location import LocationEncoder
@@ -117,8 +118,46 @@ class GAIR(nn.Module):
             BadInputError: Another shape, band count or dtype.
             CheckpointError: The model has no scene encoder.
         """
-        encoder = self._require(self.remote_sensing, "remote_sensing")
-        bands, patch = encoder.config.bands, encoder.config.patch_size
+        encoder = self.require_remote_sensing()
+        self._check_images(images, encoder.config)
+        return encoder(images)  # type: ignore[no-any-return]
+
+    def encode_remote_sensing_blocks(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """Return the feature maps of several blocks of the scene encoder, as dense decoders read them.
+
+        Args:
+            images: As in `encode_remote_sensing`.
+            blocks: Numbers of the blocks from 0, not falling; one may be asked for several times.
+
+        Returns:
+            One tensor (B, width, H/p, W/p) a block: the sum of the residual branches up to it. The final
+            norm, which was trained on the last block's output, is applied to that alone, so that it equals
+            `encode_remote_sensing`.
+
+        Raises:
+            BadInputError: Another shape, band count or dtype, or there is no such block.
+            CheckpointError: The model has no scene encoder.
+        """
+        encoder = self.require_remote_sensing()
+        self._check_images(images, encoder.config)
+        return encoder.forward_blocks(images, blocks)
+
+    def require_remote_sensing(self) -> RemoteSensingEncoder:
+        """Return the scene encoder.
+
+        Raises:
+            CheckpointError: The model has none.
+        """
+        return self._require(self.remote_sensing, "remote_sensing")
+
+    @staticmethod
+    def _check_images(images: Tensor, config: RemoteSensingConfig) -> None:
+        """Check the shape and dtype of normalised scenes.
+
+        Raises:
+            BadInputError: Another shape, band count or dtype.
+        """
+        bands, patch = config.bands, config.patch_size
         if images.ndim != 4:
             raise BadInputError(f"Scenes must have the shape (B, C, H, W), found {tuple(images.shape)}.")
         if images.shape[1] != len(bands):
@@ -133,7 +172,6 @@ class GAIR(nn.Module):
                 "Pad the scene by reflection, or resize it.",
             )
         _require_floating(images, "Scenes", "gair_core.sentinel2.bands.normalize")
-        return encoder(images)  # type: ignore[no-any-return]
 
     def encode_street_view(self, photos: Tensor, project: bool = True) -> Tensor:
         """Encode photos.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from timm.layers.patch_embed import PatchEmbed
@@ -11,6 +12,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from gair_core.config import RemoteSensingConfig
+from gair_core.errors import BadInputError
 
 
 def alibi_slopes(num_heads: int) -> Tensor:
@@ -104,16 +106,42 @@ class RemoteSensingEncoder(nn.Module):
         Returns:
             Features, shape (B, width, H/p, W/p).
         """
+        return self.forward_blocks(images, [len(self.blocks) - 1])[0]
+
+    def forward_blocks(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """Encode normalised images and return what several blocks put out.
+
+        Args:
+            images: As in `forward`.
+            blocks: Numbers of the blocks from 0, not falling. What lies behind the last one is not computed.
+
+        Returns:
+            One tensor (B, width, H/p, W/p) a block. Only the last block's output passes the final norm, which
+            was trained on it.
+
+        Raises:
+            BadInputError: There is no such block, or the numbers fall.
+        """
+        last = len(self.blocks) - 1
+        if not blocks or list(blocks) != sorted(blocks) or blocks[0] < 0 or blocks[-1] > last:
+            raise BadInputError(
+                f"The scene encoder has the blocks 0 to {last}, asked for {', '.join(map(str, blocks))}.",
+                "Name blocks that there are, from the first to the last.",
+            )
         rows, columns = (side // self.config.patch_size for side in images.shape[-2:])
         tokens: Tensor = self.patch_embed(images)
         # Scaled dot-product attention wants the mask in the query's dtype, which autocast may have lowered.
         device = tokens.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
         bias = self.alibi(rows, columns, tokens.device, dtype)
-        for block in self.blocks:
+        found: list[Tensor] = []
+        for number, block in enumerate(self.blocks[: blocks[-1] + 1]):
             tokens = block(tokens, attn_mask=bias)
-        tokens = self.norm(tokens)
-        return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)
+            if number in blocks:
+                seen = self.norm(tokens) if number == last else tokens
+                features = seen.transpose(1, 2).reshape(len(tokens), -1, rows, columns)
+                found += [features] * list(blocks).count(number)
+        return found
 
 
 def _init_linear(module: nn.Module) -> None:
