@@ -78,11 +78,11 @@ class PixelLinearHead(Head):
         embedding, pixels = sampled
         logits = embedding + self._column(self.bias, embedding)
         mean, scale = self.band_mean.to(pixels), self.band_scale.to(pixels)
-        for number, weight in enumerate(self.band_weight.detach().T):
+        for number, weight in enumerate(self.band_weight.T):
             standard = (pixels[number] - mean[number]) / scale[number]
             logits += self._column(weight, embedding) * standard
         return logits
 
     @staticmethod
     def _column(values: Tensor, like: Tensor) -> Tensor:
-        return values.detach().to(like)[:, None, None]
+        return values.to(like)[:, None, None]

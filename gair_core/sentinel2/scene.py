@@ -172,11 +172,20 @@ class Scene:
         Raises:
             BadInputError: The window leaves the grid, or a file is damaged.
         """
-        if self.grid == self.native:
+        return self.read_on(self.grid, window)
+
+    def read_on(self, grid: Grid, window: Window) -> tuple[Values, Validity]:
+        """Read a window of another grid over the same extent, such as one of `Grid.resampled`; see `read`.
+
+        Args:
+            grid: The grid; same extent and directions as `native`.
+            window: Rows and columns of ``grid``.
+        """
+        if grid == self.native:
             return self.read_native(window)
-        _check_window(window, self.grid)
-        rows = axis_taps(self.native.height, self.grid.height, window.row, window.height)
-        cols = axis_taps(self.native.width, self.grid.width, window.col, window.width)
+        _check_window(window, grid)
+        rows = axis_taps(self.native.height, grid.height, window.row, window.height)
+        cols = axis_taps(self.native.width, grid.width, window.col, window.width)
         values, valid = self.read_native(
             Window(rows.start, cols.start, rows.stop - rows.start, cols.stop - cols.start)
         )
