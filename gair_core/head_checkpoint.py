@@ -17,11 +17,16 @@ from torch import Tensor
 from gair_core import checkpoint, registry
 from gair_core.checkpoint import Entry
 from gair_core.config import GAIRConfig
-from gair_core.errors import CheckpointError
-from gair_core.heads.base import BackboneReference, Head, HeadMetadata
+from gair_core.errors import BadInputError, CheckpointError
+from gair_core.heads.base import BackboneReference, BaseHead, Head, HeadMetadata
 from gair_core.heads.demo import build_demo_head
+from gair_core.heads.fusion import FusionHead
+from gair_core.heads.geo_prior import GeoPrior
 from gair_core.heads.linear import LinearChangeHead, LinearHead
 from gair_core.heads.pixel import PixelLinearHead
+from gair_core.heads.point import PointHead
+from gair_core.heads.probes import LinearProbe, NonlinearProbe
+from gair_core.heads.regression import LocationRegression
 from gair_core.metadata import CheckpointMetadata
 from gair_core.model.gair import GAIR
 from gair_core.task import describe_validation_error
@@ -29,17 +34,21 @@ from gair_core.task import describe_validation_error
 HEAD_KINDS: Mapping[str, type[Head]] = {
     head.kind: head for head in (LinearHead, LinearChangeHead, PixelLinearHead)
 }
-"""Every kind of head that a checkpoint may hold, by its name there."""
+"""Every kind of head for maps that a checkpoint may hold, by its name there."""
+
+POINT_HEAD_KINDS: Mapping[str, type[PointHead]] = {
+    head.kind: head for head in (LinearProbe, NonlinearProbe, GeoPrior, LocationRegression, FusionHead)
+}
+"""Every kind of head for single photos and places."""
 
 _ENCODER = "encoder."
-# A head reads scene embeddings: photos and places would only make its file larger.
-_ENCODER_PARTS = ("remote_sensing", "nili", "log_temperature")
+_MODEL_PARTS = ("remote_sensing", "street_view", "location", "nili")
 
 LoadModel = Callable[[str], GAIR]
 
 
 def save_head(
-    head: Head,
+    head: BaseHead,
     path: str | os.PathLike[str],
     model: GAIR,
     *,
@@ -52,7 +61,7 @@ def save_head(
         head: The head.
         path: Destination, ``*.safetensors``; an older file is replaced.
         model: The encoder that it was trained on, as it was loaded.
-        embed_backbone: Store the scene encoder too, so that the file is all that is needed.
+        embed_backbone: Store what it needs of the encoder too, so that the file is all that is needed.
         token: Part of the temporary name ``<path>.<token>.part``; random when None.
 
     Returns:
@@ -80,7 +89,7 @@ def save_head(
         "encoder": None,
     }
     if embed_backbone:
-        encoder = _scene_part(model)
+        encoder = _needed_parts(model, head)
         entry["encoder"] = checkpoint.model_entry(encoder, known)
         tensors |= {_ENCODER + name: tensor.float() for name, tensor in encoder.state_dict().items()}
     fingerprint = checkpoint.write_tensors(path, tensors, "head", entry, token=token)
@@ -93,7 +102,7 @@ def load_head(
     backbone: str | None = None,
     load_model: LoadModel = checkpoint.load,
 ) -> tuple[Head, GAIR]:
-    """Load a head and its encoder, in evaluation mode and float32.
+    """Load a head for maps and its encoder, in evaluation mode and float32.
 
     The encoder is the one inside the file; else ``backbone``; else the file of its name beside the head; else
     the registered model of its name; else any registered model with its fingerprint.
@@ -110,11 +119,45 @@ def load_head(
     Raises:
         CheckpointError: There is no such file; it is damaged or a model without a head; or its encoder is
             missing or another one.
+        BadInputError: It is a head for single photos or places, or does not fit its encoder.
     """
     path = registry.find(path_or_name)
     if _is_demo(path_or_name, path):
         model = load_model(registry.DEMO)
         return build_demo_head(model), model
+    head, model = _load(path, path_or_name, backbone, load_model)
+    if not isinstance(head, Head):
+        raise BadInputError(
+            f"{path} is a head for single photos or places (kind {head.kind}), which has no map.",
+            "Apply it to a table of photos or points: gair predict.",
+        )
+    return head, model
+
+
+def load_point_head(
+    path_or_name: str | os.PathLike[str],
+    *,
+    backbone: str | None = None,
+    load_model: LoadModel = checkpoint.load,
+) -> tuple[PointHead, GAIR]:
+    """Load a head for single photos and places and its encoder; arguments and errors as in `load_head`.
+
+    Raises:
+        BadInputError: It is a head for maps, or does not fit its encoder.
+    """
+    head, model = _load(registry.find(path_or_name), path_or_name, backbone, load_model)
+    if not isinstance(head, PointHead):
+        raise BadInputError(
+            f"{path_or_name} is a head for maps (kind {head.kind}).",
+            "Apply it to a scene: gair segment, or gair change for one of two dates.",
+        )
+    return head, model
+
+
+def _load(
+    path: Path | None, path_or_name: str | os.PathLike[str], backbone: str | None, load_model: LoadModel
+) -> tuple[BaseHead, GAIR]:
+    """Load a head of any kind and its encoder."""
     if path is None:
         raise CheckpointError(f"{path_or_name} is a model without a head.")
     entry = checkpoint.read_entry(path)
@@ -153,35 +196,41 @@ def _is_demo(path_or_name: str | os.PathLike[str], path: Path | None) -> bool:
     return path is None or checkpoint.read_entry(path)["kind"] == "model"
 
 
-def _build_head(entry: Entry, path: Path) -> Head:
+def _build_head(entry: Entry, path: Path) -> BaseHead:
     """Return a head without its values.
 
     Raises:
         CheckpointError: Its kind is unknown or its description is incomplete or impossible.
     """
     kind = str(entry.get("head_kind"))
-    if kind not in HEAD_KINDS:
+    kinds: dict[str, type[BaseHead]] = {**HEAD_KINDS, **POINT_HEAD_KINDS}
+    if kind not in kinds:
         raise CheckpointError(
-            f"{path} holds a head of the unknown kind {kind!r}; known are {', '.join(HEAD_KINDS)}.",
+            f"{path} holds a head of the unknown kind {kind!r}; known are {', '.join(kinds)}.",
             "Update gair_core.",
         )
     described = {name: entry[name] for name in HeadMetadata.model_fields if name in entry}
     try:
         metadata = HeadMetadata.model_validate({**described, "name": path.stem})
-        config = HEAD_KINDS[kind].config_class.model_validate(entry.get("config"))
+        config = kinds[kind].config_class.model_validate(entry.get("config"))
     except ValidationError as error:
         raise CheckpointError(
             f"The description inside {path} is impossible: {describe_validation_error(error)}.",
             "Train or save the head again.",
         ) from None
-    return HEAD_KINDS[kind](config, metadata)
+    return kinds[kind](config, metadata)
 
 
-def _scene_part(model: GAIR) -> GAIR:
-    """Return the scene encoder and NILI of a model; the weights are shared."""
-    changes: dict[str, Any] = {"street_view": None, "location": None}
+def _needed_parts(model: GAIR, head: BaseHead) -> GAIR:
+    """Return the parts of a model that a head reads, the others would only make its file larger.
+
+    The weights are shared.
+    """
+    parts = tuple(part for part in head.encoder_parts if part in model.parts)
+    changes: dict[str, Any] = {part: None for part in _MODEL_PARTS if part not in parts}
     part = checkpoint.build(GAIRConfig.parse({**model.config.model_dump(), **changes}))
-    kept = {k: v for k, v in model.state_dict().items() if k.split(".")[0] in _ENCODER_PARTS}
+    wanted = {*parts, "log_temperature"} | ({"street_view_projection"} if "street_view" in parts else set())
+    kept = {k: v for k, v in model.state_dict().items() if k.split(".")[0] in wanted}
     checkpoint.assign(part, kept)
     return part.eval()
 

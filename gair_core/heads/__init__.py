@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
-from gair_core.heads.base import AccuracyReport, BackboneReference, Head, HeadClass, HeadConfig, HeadMetadata
+from gair_core.heads.base import (
+    AccuracyReport,
+    BackboneReference,
+    BaseHead,
+    Head,
+    HeadClass,
+    HeadConfig,
+    HeadMetadata,
+    HeadTarget,
+)
+from gair_core.heads.fusion import FusionHead
+from gair_core.heads.geo_prior import GeoPrior
 from gair_core.heads.linear import LinearChangeHead, LinearHead
+from gair_core.heads.point import PointHead, PointHeadConfig
+from gair_core.heads.probes import LinearProbe, NonlinearProbe
+from gair_core.heads.regression import LocationRegression
 
 __all__ = [
     "AccuracyReport",
     "BackboneReference",
+    "BaseHead",
+    "FusionHead",
+    "GeoPrior",
     "Head",
     "HeadClass",
     "HeadConfig",
     "HeadMetadata",
+    "HeadTarget",
     "LinearChangeHead",
     "LinearHead",
+    "LinearProbe",
+    "LocationRegression",
+    "NonlinearProbe",
+    "PointHead",
+    "PointHeadConfig",
 ]
