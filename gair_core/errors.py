@@ -38,6 +38,10 @@ class CheckpointError(BadInputError):
     """A checkpoint that is damaged, foreign, newer than this software or lacks what was asked of it."""
 
 
+class TrainingError(GairError):
+    """A training run that cannot go on."""
+
+
 class OutOfMemoryError(GairError):
     """The device has too little memory even for a batch of one tile."""
 

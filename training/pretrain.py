@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 from gair_core.errors import GairError
-from gair_core.pretrain.config import read_config, to_yaml
+from gair_core.pretrain.config import read_config
 from gair_core.pretrain.trainer import pretrain
+from gair_core.yaml_config import to_yaml
 
 
 def main() -> int:

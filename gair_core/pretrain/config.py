@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from gair_core.config import Config, GAIRConfig, Positive, Preset
 from gair_core.errors import BadInputError
 from gair_core.model.mae import MAEConfig
+from gair_core.yaml_config import merged, read_values
 
 Modality = Literal["scene", "photo", "location"]
 Precision = Literal["bf16-mixed", "32-true", "64-true"]
@@ -275,60 +275,10 @@ def read_config(path: Path, overrides: Sequence[str] = (), *, base: Path | None 
     Raises:
         BadInputError: A file is missing or no YAML, or a key is unknown or has an impossible value (named).
     """
-    values = _read_yaml(path, base=base)
-    for override in overrides:
-        values = merged(values, _parse_override(override))
+    values = read_values(path, overrides, base=base)
     if isinstance(values.get("model"), Mapping):
         values = {**values, "model": _with_preset(values["model"])}
     return PretrainConfig.parse(values)
-
-
-def to_yaml(config: Config) -> str:
-    """Return a configuration as YAML with every value."""
-    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-
-
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested values with those of ``above`` in place of those of ``below``."""
-    result = dict(below)
-    for key, value in above.items():
-        old = result.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            value = merged(old, value)  # noqa: PLW2901
-        result[key] = value
-    return result
-
-
-def _read_yaml(path: Path, seen: tuple[Path, ...] = (), *, base: Path | None = None) -> dict[str, Any]:
-    path = path.resolve()
-    if path in seen:
-        raise BadInputError(f"The configurations {', '.join(map(str, seen))} name each other as base.")
-    try:
-        values = yaml.safe_load(path.read_text("utf-8")) or {}
-    except OSError as error:
-        raise BadInputError(f"The configuration {path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{path} is no YAML: {error}.") from None
-    if not isinstance(values, dict):
-        raise BadInputError(f"{path} must hold keys and values, found {type(values).__name__}.")
-    named = values.pop("base", None)
-    below = base if base is not None or named is None else path.parent / str(named)
-    return values if below is None else merged(_read_yaml(below, (*seen, path)), values)
-
-
-def _parse_override(text: str) -> dict[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise BadInputError(
-            f"{text!r} is no override.", "Write key=value, for example optimizer.peak_rate=0.001."
-        )
-    try:
-        parsed: Any = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise BadInputError(f"The value of {text!r} is no YAML: {error}.") from None
-    for name in reversed(key.strip().split(".")):
-        parsed = {name: parsed}
-    return dict(parsed)
 
 
 def _with_preset(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from gair_core.pretrain.dataset import Batch
-
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -115,13 +113,19 @@ class Meter:
         finally:
             self._began += time.monotonic() - began
 
-    def count(self, batch: Batch, terms: Mapping[str, Tensor]) -> None:
-        """Note that a step was made with it, and the terms of its loss."""
+    def count(self, terms: Mapping[str, Tensor], *, drawn: int = 0, unreadable: int = 0) -> None:
+        """Note that a step was made.
+
+        Args:
+            terms: The terms of its loss.
+            drawn: Photos that its batch asked for.
+            unreadable: Those of them that could not be read.
+        """
         self._steps += 1
         for name, value in terms.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self.unreadable += int(batch.unreadable.sum())
-        self.drawn += int((batch.has_photo | batch.unreadable).sum())
+        self.unreadable += unreadable
+        self.drawn += drawn
 
     def take(self) -> dict[str, float]:
         """Return the mean terms and the figures since the last time."""

@@ -83,6 +83,23 @@ def latest_state(folder: Path) -> Path | None:
     return states[-1] if states else None
 
 
+def state_to_resume(output: Path, *, resume: bool) -> Path | None:
+    """Return the state in the folder of a run that it continues from, None for a new run.
+
+    Raises:
+        BadInputError: There is none to resume from, or a new run would go over an older one.
+    """
+    state = latest_state(output / "state")
+    if resume and state is None:
+        raise BadInputError(f"There is no state in {output} to resume from.", "Run without --resume.")
+    if state is not None and not resume:
+        raise BadInputError(
+            f"{output} holds a run already ({state.name}).",
+            "Continue it with --resume, or choose another folder with output=....",
+        )
+    return state
+
+
 def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read a state.
 
@@ -101,7 +118,7 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"The state {path} cannot be read: {error}.", "Delete it to resume from an earlier one."
         ) from None
     if text is None:
-        raise CheckpointError(f"{path} is no state of a pretraining run.")
+        raise CheckpointError(f"{path} is no state of a training run.")
     return dict(json.loads(text)), tensors
 
 

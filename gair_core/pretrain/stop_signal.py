@@ -11,6 +11,17 @@ import torch
 import torch.distributed as dist
 
 
+def ignore_signals(worker: int) -> None:
+    """Let the training process alone decide when to stop: signals reach the whole process group.
+
+    Args:
+        worker: Number of the process that reads ahead, in which this is called.
+    """
+    del worker
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class StopSignal:
     """Notes SIGTERM and the first Ctrl-C, so that a run can end its step and save; the second breaks off."""
 

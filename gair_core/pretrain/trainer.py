@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,12 +25,12 @@ from tqdm import tqdm
 
 from gair_core import checkpoint
 from gair_core.basis import fit_basis
-from gair_core.errors import BadInputError, GairError
+from gair_core.errors import BadInputError, GairError, TrainingError
 from gair_core.losses.distributed import gather
 from gair_core.metadata import CheckpointMetadata, Provenance
 from gair_core.model.gair import GAIR
 from gair_core.pretrain.augmentation import prepare
-from gair_core.pretrain.config import AugmentationConfig, PretrainConfig, to_yaml
+from gair_core.pretrain.config import AugmentationConfig, PretrainConfig
 from gair_core.pretrain.dataset import Batch, PretrainDataset
 from gair_core.pretrain.evaluation import evaluate
 from gair_core.pretrain.gradcache import cached_backward
@@ -40,9 +39,10 @@ from gair_core.pretrain.objective import ContrastiveObjective, Objective, Terms,
 from gair_core.pretrain.optimization import average_gradients, build_optimizer, rate_factor, set_rates
 from gair_core.pretrain.run_log import Meter, RunLog
 from gair_core.pretrain.sampler import BatchSampler, Draw
-from gair_core.pretrain.state import latest_state, read_state, restore_state, save_state
-from gair_core.pretrain.stop_signal import StopSignal
+from gair_core.pretrain.state import read_state, restore_state, save_state, state_to_resume
+from gair_core.pretrain.stop_signal import StopSignal, ignore_signals
 from gair_core.pretrain.store import Store
+from gair_core.yaml_config import list_changes, to_yaml
 
 # What may differ between a run and its continuation: it changes neither batches nor gradients.
 _FREE: Final = frozenset(
@@ -55,12 +55,6 @@ _FIRST_PHOTOS: Final = 1000
 _LISTED_IDS: Final = 20
 
 StepHook = Callable[[int, dict[str, float]], None]
-
-
-class TrainingError(GairError):
-    """A run that cannot go on."""
-
-    kind = "internal"
 
 
 @dataclass(frozen=True)
@@ -128,7 +122,7 @@ def pretrain(
         TrainingError: The loss is no number; the batch's ids are named.
     """
     # Before the ranks start: afterwards the first of them may have begun to write.
-    state = _state_to_resume(config, resume=resume)
+    state = state_to_resume(config.output, resume=resume)
     best = "cuda" if torch.cuda.is_available() else "cpu"
     fabric = Fabric(
         accelerator=best if config.accelerator == "auto" else config.accelerator,
@@ -191,7 +185,7 @@ class _Run:
     def restore(self, path: Path) -> None:
         """Continue from a state."""
         description, tensors = read_state(path)
-        changed = _changes(description["config"], self.config.model_dump(mode="json"))
+        changed = list_changes(description["config"], self.config.model_dump(mode="json"), _FREE)
         if changed:
             raise BadInputError(
                 f"The run in {self.config.output} was started with other values: {'; '.join(changed)}.",
@@ -244,7 +238,8 @@ class _Run:
             terms = self._step(batch)
             self.counters.step += 1
             step = self.counters.step
-            meter.count(batch, terms)
+            drawn = int((batch.has_photo | batch.unreadable).sum())
+            meter.count(terms, drawn=drawn, unreadable=int(batch.unreadable.sum()))
             bar.update(config.sampling.batch_size)
             received = stop.agreed(self.fabric.device)
             if on_step is not None:
@@ -446,7 +441,7 @@ class _Run:
             num_workers=workers,
             prefetch_factor=config.data.prefetch if workers else None,
             pin_memory=self.fabric.device.type == "cuda",
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=ignore_signals,
         )
 
     @contextmanager
@@ -477,30 +472,6 @@ def _evaluating(model: GAIR) -> Iterator[None]:
         model.train()
 
 
-def _state_to_resume(config: PretrainConfig, *, resume: bool) -> Path | None:
-    """Return the state to continue from; refuse to start over an older run."""
-    state = latest_state(config.output / "state")
-    if resume and state is None:
-        raise BadInputError(f"There is no state in {config.output} to resume from.", "Run without --resume.")
-    if state is not None and not resume:
-        raise BadInputError(
-            f"{config.output} holds a run already ({state.name}).",
-            "Continue it with --resume, or choose another folder with output=....",
-        )
-    return state
-
-
-def _changes(before: Any, after: Any, name: str = "") -> list[str]:  # noqa: ANN401
-    """List values that differ, except those that a continued run may change."""
-    if name in _FREE:
-        return []
-    if isinstance(before, dict) and isinstance(after, dict):
-        keys = dict.fromkeys([*before, *after])
-        nested = (_changes(before.get(key), after.get(key), f"{name}.{key}" if name else key) for key in keys)
-        return [line for lines in nested for line in lines]
-    return [] if before == after else [f"{name} {before!r}, now {after!r}"]
-
-
 def _step_seed(seed: int, step: int, rank: int) -> int:
     """Return the seed of dropout and masks of a step, different on each rank."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
@@ -509,10 +480,3 @@ def _step_seed(seed: int, step: int, rank: int) -> int:
 def _as_it_is(batch: Any) -> Any:  # noqa: ANN401
     """Return what the dataset made: it joins samples itself."""
     return batch
-
-
-def _ignore_signals(worker: int) -> None:
-    """Let the training process alone decide when to stop: signals reach the whole process group."""
-    del worker
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

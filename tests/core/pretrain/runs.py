@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from gair_core.pretrain.config import PretrainConfig, merged
+from gair_core.pretrain.config import PretrainConfig
 from gair_core.pretrain.state import latest_state
+from gair_core.yaml_config import merged
 
 MODEL: dict[str, Any] = {
     "embed_dim": 16,

@@ -9,7 +9,8 @@ import yaml
 
 from gair_core.config import GAIRConfig
 from gair_core.errors import BadInputError
-from gair_core.pretrain.config import PretrainConfig, read_config, to_yaml
+from gair_core.pretrain.config import PretrainConfig, read_config
+from gair_core.yaml_config import to_yaml
 
 CONFIGS = Path(__file__).resolve().parents[3] / "training" / "configs"
 

@@ -15,9 +15,10 @@ from gair_core import checkpoint
 from gair_core.config import GAIRConfig
 from gair_core.errors import CheckpointError
 from gair_core.model.gair import GAIR
-from gair_core.pretrain.config import InitializationConfig, OptimizerConfig, merged
+from gair_core.pretrain.config import InitializationConfig, OptimizerConfig
 from gair_core.pretrain.initialization import initialize
 from gair_core.pretrain.optimization import build_optimizer, rate_factor
+from gair_core.yaml_config import merged
 from tests.core.pretrain.runs import MODEL
 
 

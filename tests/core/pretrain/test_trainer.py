@@ -16,11 +16,11 @@ import torch
 import yaml
 
 import gair_core
-from gair_core.errors import BadInputError
+from gair_core.errors import BadInputError, TrainingError
 from gair_core.pretrain import state as state_module
-from gair_core.pretrain.config import to_yaml
 from gair_core.pretrain.run_log import Meter, RunLog
-from gair_core.pretrain.trainer import TrainingError, pretrain
+from gair_core.pretrain.trainer import pretrain
+from gair_core.yaml_config import to_yaml
 from tests.core.pretrain.runs import config, final_state, values
 from tests.core.pretrain.stores import make_store
 
