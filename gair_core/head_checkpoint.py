@@ -27,12 +27,14 @@ from gair_core.heads.pixel import PixelLinearHead
 from gair_core.heads.point import PointHead
 from gair_core.heads.probes import LinearProbe, NonlinearProbe
 from gair_core.heads.regression import LocationRegression
+from gair_core.heads.upernet import UPerNetChangeHead, UPerNetHead
 from gair_core.metadata import CheckpointMetadata
 from gair_core.model.gair import GAIR
 from gair_core.task import describe_validation_error
 
 HEAD_KINDS: Mapping[str, type[Head]] = {
-    head.kind: head for head in (LinearHead, LinearChangeHead, PixelLinearHead)
+    head.kind: head
+    for head in (LinearHead, LinearChangeHead, PixelLinearHead, UPerNetHead, UPerNetChangeHead)
 }
 """Every kind of head for maps that a checkpoint may hold, by its name there."""
 
