@@ -132,12 +132,15 @@ class FinetuneTask(ABC):
         encoder_parameters: Names of its parameters that belong to a pretrained encoder; they learn at
             ``optimizer.initialized_factor`` of the rate.
         watched: The metric on the validation split that decides.
+        evaluation_batch: Examples that are evaluated at once; None for as many as a step has. 1 where they
+            have different sizes.
         data_name: The data set, for people; it goes into the provenance of what is saved.
     """
 
     module: nn.Module
     encoder_parameters: frozenset[str] = frozenset()
     watched: Watched
+    evaluation_batch: int | None = None
     data_name: str
 
     @abstractmethod
