@@ -80,7 +80,7 @@ class _Rasterizer:
 
     def __init__(self, layer: LabelLayer, grid: Grid, per_class: int | None, seed: int) -> None:
         self._layer, self._grid = layer, grid
-        self._shapes = _reprojected(layer.shapes, grid)
+        self._shapes = reprojected(layer.shapes, grid)
         self._draw = _Draw(len(layer.classes), per_class, seed, grid.width)
         self._polygonal = shapely.get_type_id(self._shapes) == shapely.GeometryType.POLYGON
         self._bounds = _pixel_bounds(self._shapes, grid)
@@ -208,7 +208,7 @@ class _Rasterizer:
         return covered
 
 
-def _reprojected(shapes: gpd.GeoSeries, grid: Grid) -> Shapes:
+def reprojected(shapes: gpd.GeoSeries, grid: Grid) -> Shapes:
     """Return geometries in a grid's CRS; empty where that is not defined."""
     moved: Shapes = shapes.to_crs(grid.crs.to_wkt()).to_numpy().copy()
     lost = ~is_finite(moved)
