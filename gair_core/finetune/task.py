@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -189,7 +189,12 @@ class TaskConfig(Config, ABC):
     """A task's section of the configuration; `gair_core.finetune.tasks` lists those that there are.
 
     Derive from it and add ``kind: Literal["..."] = "..."``.
+
+    Attributes:
+        movable: Dotted names of its values that say where files lie; they may differ when a run is continued.
     """
+
+    movable: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def build(self, model: GAIR, *, frozen: bool, seed: int) -> FinetuneTask:

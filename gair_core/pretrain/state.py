@@ -28,7 +28,7 @@ _OBJECTIVE, _OPTIMIZER = "objective.", "optimizer."
 def save_state(
     folder: Path,
     objective: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | None,
     description: Mapping[str, Any],
     *,
     keep: int = 0,
@@ -38,7 +38,7 @@ def save_state(
     Args:
         folder: Where states are kept.
         objective: Model, memory bank and whatever else has weights.
-        optimizer: Its moments.
+        optimizer: Its moments are kept too; None for weights alone.
         description: JSON-serialisable; ``step`` is the number of steps made.
         keep: Older states to keep.
 
@@ -50,8 +50,9 @@ def save_state(
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"{_OBJECTIVE}{name}": values for name, values in objective.state_dict().items()}
+    moments = {} if optimizer is None else optimizer.state
     for name, parameter in objective.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
+        for key, value in moments.get(parameter, {}).items():
             tensors[f"{_OPTIMIZER}{name}:{key}"] = value
     path = folder / _NAME.format(int(description["step"]))
     part = path.with_name(f"{path.name}.part")
@@ -123,9 +124,12 @@ def read_state(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def restore_state(
-    tensors: Mapping[str, Tensor], objective: nn.Module, optimizer: torch.optim.Optimizer, path: Path
+    tensors: Mapping[str, Tensor],
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    path: Path,
 ) -> None:
-    """Put the tensors of a state back where `save_state` took them.
+    """Put the tensors of a state back where `save_state` took them; None for the weights alone.
 
     Raises:
         CheckpointError: They do not fit.
@@ -140,6 +144,8 @@ def restore_state(
     if wrong:
         raise CheckpointError(f"The state {path} does not fit the run: {enumerate_names(wrong)}.")
     objective.load_state_dict(weights)
+    if optimizer is None:
+        return
     parameters = dict(objective.named_parameters())
     for name, values in tensors.items():
         if not name.startswith(_OPTIMIZER):

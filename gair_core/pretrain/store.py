@@ -617,6 +617,20 @@ class Store:
         values: LandCover = zarr.read_window(folder, tile.land_cover, window)[0]
         return values
 
+    def read_whole_land_cover(self, tile: TileHeader, date: int) -> LandCover:
+        """Read the classes of all of one date, shape (H, W), uint8; 255 where unknown.
+
+        Raises:
+            BadInputError: The tile has no classes or is damaged.
+        """
+        if tile.land_cover is None:
+            raise BadInputError(f"The tile {tile.name} has no land cover.")
+        height, width = tile.size
+        window = (slice(date, date + 1), slice(0, height), slice(0, width))
+        folder = self.folder / "tiles.zarr" / tile.name / "land_cover"
+        values: LandCover = zarr.read_window(folder, tile.land_cover, window)[0]
+        return values
+
     def read_photo(self, index: int) -> Image.Image:
         """Read the photo of a sample, RGB.
 

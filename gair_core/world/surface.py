@@ -30,6 +30,19 @@ LAND_COVER: Final = (
 )
 """Names of the land-cover classes; a class's number is its place here."""
 
+COLOURS: Final = (
+    (38, 107, 178),
+    (24, 98, 44),
+    (222, 190, 78),
+    (140, 196, 92),
+    (168, 128, 92),
+    (240, 246, 255),
+    (70, 70, 74),
+    (196, 52, 44),
+    (236, 150, 128),
+)
+"""Colour of each class of `LAND_COVER`: red, green, blue, 0 to 255."""
+
 COVER: Final = {name: number for number, name in enumerate(LAND_COVER)}
 
 _KIND_COVER: Final = np.array(

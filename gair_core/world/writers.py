@@ -37,20 +37,7 @@ from gair_core.world.city import City, Viewpoints
 from gair_core.world.layout import RURAL
 from gair_core.world.scene import Window
 from gair_core.world.spectra import BANDS
-from gair_core.world.surface import LAND_COVER
-
-COLOURS: Final = (
-    (38, 107, 178),
-    (24, 98, 44),
-    (222, 190, 78),
-    (140, 196, 92),
-    (168, 128, 92),
-    (240, 246, 255),
-    (70, 70, 74),
-    (196, 52, 44),
-    (236, 150, 128),
-)
-"""Colour of each class of `gair_core.world.LAND_COVER`."""
+from gair_core.world.surface import COLOURS, LAND_COVER
 
 _JPEG_QUALITY: Final = 92
 _BLOCK: Final = 512
