@@ -76,6 +76,9 @@ TASK_MODULES: dict[str, Registered] = {
     "change": Registered("gair_core.inference.change", "compare two dates of one place, pixel by pixel"),
     "similarity": Registered("gair_core.inference.similarity", "map how similar a scene is to photos"),
     "sample": Registered("gair_core.inference.sample", "write the embeddings of a scene at points"),
+    "predict": Registered(
+        "gair_core.inference.predict", "classify photos and places, or predict their quantities, with a head"
+    ),
     "locate": Registered("gair_core.inference.locate", "find where in a scene photos were taken"),
     "location-map": Registered(
         "gair_core.inference.location_map", "map how similar a photo is to places, by the location encoder"

@@ -38,16 +38,40 @@ def encode_photos(
         BadInputError: The model has no photo encoder, or no photo can be read.
         CancelledError: The user cancelled.
     """
+    rows, vectors = photo_vectors(photos, model, progress, (0.0, share), project=True)
+    return rows, F.normalize(vectors, dim=-1)
+
+
+def photo_vectors(
+    photos: PhotoTable, model: GAIR, progress: Progress, share: tuple[float, float], *, project: bool
+) -> tuple[npt.NDArray[np.int64], Tensor]:
+    """Encode photos as `encode_photos`, but return their vectors as the encoder made them.
+
+    Args:
+        photos: The photos.
+        model: The model, on the device that computes.
+        progress: Told how far it is; may cancel.
+        share: Part of the task's progress that this is.
+        project: Whether the projection into the common space is applied.
+
+    Returns:
+        As `encode_photos`, but (N, width) without the projection, and of any length.
+
+    Raises:
+        BadInputError: As `encode_photos`.
+        CancelledError: The user cancelled.
+    """
     config = model.config.street_view
     if config is None:
         raise BadInputError("The model has no photo encoder.")
     rows: list[npt.NDArray[np.int64]] = []
     vectors: list[Tensor] = []
+    begin, end = share
     for batch in PhotoBatcher(photos, config, batch_size=_BATCH[model.device.type], progress=progress):
         with torch.inference_mode(), cancelled_between_blocks(model, progress):
-            encoded = model.encode_street_view(batch.images.to(model.device))
-            vectors.append(F.normalize(encoded.float(), dim=-1).cpu())
+            encoded = model.encode_street_view(batch.images.to(model.device), project=project)
+            vectors.append(encoded.float().cpu())
         rows.append(batch.rows)
         done = int(batch.rows[-1]) + 1
-        progress.report(share * done / len(photos), f"photo {done} of {len(photos)}")
+        progress.report(begin + (end - begin) * done / len(photos), f"photo {done} of {len(photos)}")
     return np.concatenate(rows), torch.cat(vectors)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,26 +13,23 @@ from pydantic_settings import CliPositionalArg
 from torch import Tensor
 
 from gair_core.errors import BadInputError
-from gair_core.geo.footprint import Float64Array
 from gair_core.heads.base import embedding_lattice, embedding_localizer, embedding_rim
 from gair_core.inference.models import load_model
 from gair_core.inference.outputs import check_destinations
+from gair_core.inference.point_tables import (
+    inside_scene,
+    none_left,
+    point_names,
+    warn_of,
+    without_repeated_places,
+)
 from gair_core.inference.points import Group, Places, plan_groups, sample_places
 from gair_core.inference.request import EngineOptions, Estimate, OutputRequest, SceneOptions
 from gair_core.inference.vectors import vector_destination, write_vector
 from gair_core.model.gair import GAIR
-from gair_core.photos.tables import PointTable, read_points
+from gair_core.photos.tables import read_points
 from gair_core.progress import Progress
-from gair_core.sentinel2.scene import Scene
 from gair_core.task import Result, Task
-
-if TYPE_CHECKING:
-    import geopandas
-
-# Columns that name a point.
-_NAMES = ("name", "id", "uuid", "photo")
-# A warning names so many points.
-_LISTED = 5
 
 
 class SampleRequest(EngineOptions, SceneOptions, OutputRequest):
@@ -101,7 +98,8 @@ def sample(request: SampleRequest, progress: Progress | None = None) -> SampleRe
 
     with request.open(request.scene, engine.config.gsd, progress) as scene:
         inputs = [*scene.files, request.points]
-        inside, names, uv = _inside(table, scene, progress)
+        rows_inside, uv = inside_scene(table, scene, progress)
+        inside = table.take(rows_inside)
         destination = vector_destination(Path(request.output), inside.frame, dimensions)
         check_destinations([destination], token=request.token, inputs=inputs)
         places = Places.of(uv, (scene.grid.width, scene.grid.height), engine.patch)
@@ -118,14 +116,14 @@ def sample(request: SampleRequest, progress: Progress | None = None) -> SampleRe
             progress=progress,
             share=(0.0, 0.95),
         )
-    _warn(progress, names[~valid], "on pixels without data")
+    warn_of(progress, point_names(table)[rows_inside[~valid]], "on pixels without data")
     if not valid.any():
-        raise _none_left(len(table), "lies on a pixel with data")
+        raise none_left(len(table), "lies on a pixel with data")
     if centre is not None:
         values -= centre
     progress.raise_if_cancelled()
     write_vector(
-        _without_repeated_places(inside.take(valid).frame, Path(request.output)),
+        without_repeated_places(inside.take(valid).frame, Path(request.output)),
         request.output,
         request.token,
         embeddings=values[valid],
@@ -139,47 +137,6 @@ def sample(request: SampleRequest, progress: Progress | None = None) -> SampleRe
         dimensions=values.shape[1],
         warnings=tuple(progress.warnings),
     )
-
-
-def _inside(
-    table: PointTable, scene: Scene, progress: Progress
-) -> tuple[PointTable, npt.NDArray[np.object_], Float64Array]:
-    """Return the points inside a scene, their names and (u, v), (N, 2); warnings name the others.
-
-    Raises:
-        BadInputError: None is, or longitude and latitude are swapped.
-    """
-    placed = np.isfinite(table.lonlat).all(axis=1)
-    _warn(progress, _names(table)[~placed], "without a position")
-    known, names = table.take(placed), _names(table)[placed]
-    footprint = scene.grid.footprint
-    footprint.check_not_swapped(known.lonlat)
-    uv = footprint.uv(known.lonlat)
-    inside = footprint.contains(uv)
-    _warn(progress, names[~inside], "outside the scene")
-    if not inside.any():
-        raise _none_left(len(table), "lies in the scene")
-    return known.take(inside), names[inside], uv[inside]
-
-
-def _without_repeated_places(frame: geopandas.GeoDataFrame, output: Path) -> geopandas.GeoDataFrame:
-    """Drop the columns lon and lat if a CSV gets the same numbers under these names from the geometry."""
-    if output.suffix.lower() != ".csv":
-        return frame
-    repeated = [
-        name
-        for name, values in (("lon", frame.geometry.x), ("lat", frame.geometry.y))
-        if name in frame.columns and frame[name].equals(values)
-    ]
-    return frame.drop(columns=repeated)
-
-
-def _names(table: PointTable) -> npt.NDArray[np.object_]:
-    """What warnings call the points: an attribute that says so, or their number from 1."""
-    for name in table.frame.columns:
-        if str(name).lower() in _NAMES:
-            return np.asarray(table.frame[name], object)
-    return np.arange(1, len(table) + 1).astype(object)
 
 
 def _projection(
@@ -200,21 +157,6 @@ def _projection(
         )
     rows = model.basis.components[:components]
     return rows.to(model.device), (rows @ model.basis.mean).cpu().numpy()
-
-
-def _warn(progress: Progress, names: npt.NDArray[np.object_], reason: str) -> None:
-    """Name the points that are left out, the first of many."""
-    if len(names):
-        listed = ", ".join(map(str, names[:_LISTED]))
-        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-        plural = "point is" if len(names) == 1 else "points are"
-        progress.log("warning", f"{len(names)} {plural} left out, {reason}: {listed}{more}.")
-
-
-def _none_left(count: int, wanted: str) -> BadInputError:
-    return BadInputError(
-        f"None of the {count} points {wanted}.", "Check that scene and points are of the same place."
-    )
 
 
 def _estimate(groups: Sequence[Group], seconds: float, points: int, dimensions: int) -> Estimate:
