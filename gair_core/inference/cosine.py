@@ -170,8 +170,8 @@ class ProductSampler(PixelSampler):
 
     def _under(self, valid: npt.NDArray[np.bool_], top: int, rows: slice) -> npt.NDArray[np.bool_]:
         """Return the validity of the pixels of some rows."""
-        rows_under = self._rows.pixel[rows] - top * self._patch
-        columns_under = self._columns.pixel - self.lattice_window.col * self._patch
+        rows_under = self._rows.pixel[rows] - top * self._cell
+        columns_under = self._columns.pixel - self.lattice_window.col * self._cell
         under: npt.NDArray[np.bool_] = valid[np.ix_(rows_under, columns_under)]
         return under
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,13 +16,13 @@ from torch import Tensor
 
 from gair_core.errors import BadInputError, CheckpointError, OutOfMemoryError
 from gair_core.geo.grid import Window
+from gair_core.inference.alignment import SceneReader
 from gair_core.inference.cancelling import cancelled_between_blocks
-from gair_core.inference.lattice import LatticeStrip, StripAccumulator
+from gair_core.inference.lattice import LatticeStrip, StripAccumulator, patch_validity
 from gair_core.inference.tiling import Axis, LatticeWindow, TilePlan
 from gair_core.model.gair import GAIR
 from gair_core.progress import Progress
 from gair_core.sentinel2.bands import normalize
-from gair_core.sentinel2.scene import Scene
 
 # Chosen by benchmarks/tile_size.py; ALiBi lets a tile be larger than in training. 288 pixels are an eighth
 # faster on whole scenes, but cost more memory and more of a small extent. With a margin of 12 the hand-over
@@ -32,14 +33,26 @@ MARGIN = 24
 _TOKENS = {"cpu": 640, "mps": 8192, "cuda": 32768}
 
 Transform = Callable[[Tensor], Tensor]
+"""Features of tiles (B, width, rows, columns) to the channels (B, C, rows, columns) that are wanted."""
+
+TileFunction = Callable[[Sequence[Tensor], Tensor], Tensor]
+"""Pixels of tiles, normalised, one (B, bands, H, W) a scene, and which patches of each scene have data, (B,
+scenes, rows, columns), to the channels (B, C, rows, columns) that are wanted; see `Head.tile_lattice`."""
 
 
 @dataclass(frozen=True)
 class _Strip:
-    """The pixels of one row of tiles: DN, gaps filled and edges continued, and their validity."""
+    """The pixels of one row of tiles, scene by scene.
 
-    dn: npt.NDArray[np.float32]
+    Attributes:
+        dn: DN, gaps filled and edges continued, one (bands, height, width) a scene.
+        valid: Which pixels within the scene have data in any of the scenes, shape (height, width).
+        patches: Which patches have data, shape (scenes, rows, columns).
+    """
+
+    dn: tuple[npt.NDArray[np.float32], ...]
     valid: npt.NDArray[np.bool_]
+    patches: npt.NDArray[np.bool_]
 
 
 class Engine:
@@ -87,7 +100,7 @@ class Engine:
         self.batch_size = batch_size or max(1, _TOKENS[self.device.type] // self.tile**2)
         self.model = model.to(self.device).eval()
 
-    def plan(self, scene: Scene, window: LatticeWindow | None = None) -> TilePlan:
+    def plan(self, scene: SceneReader, window: LatticeWindow | None = None) -> TilePlan:
         """Return the tiles that a window of the scene's lattice needs (the whole lattice by default)."""
         grid = scene.grid
         rows, columns = -(-grid.height // self.patch), -(-grid.width // self.patch)
@@ -99,7 +112,7 @@ class Engine:
 
     def strips(
         self,
-        scene: Scene,
+        scene: SceneReader,
         plan: TilePlan,
         transform: Transform,
         progress: Progress | None = None,
@@ -107,19 +120,46 @@ class Engine:
     ) -> Iterator[LatticeStrip]:
         """Encode the tiles of a plan and yield its lattice from top to bottom.
 
-        The values of a patch do not depend on the plan's window: tiles, their place in a batch and their
-        blending are those of the whole scene.
-
         Args:
             scene: The scene, opened at the model's ground sampling distance.
             plan: What to encode.
-            transform: Turns features (B, width, rows, columns) into the lattice (B, C, rows, columns) that is
-                wanted, on the model's device; it must be linear for blending to commute with it.
+            transform: Turns features into the lattice that is wanted, on the model's device; it must be
+                linear for blending to commute with it.
+            progress: As in `tile_strips`.
+            share: As in `tile_strips`.
+
+        Yields:
+            The finished rows after each row of tiles.
+
+        Raises:
+            CancelledError: The user cancelled.
+            OutOfMemoryError: Not even a batch of one tile fits.
+        """
+        return self.tile_strips([scene], plan, self._on_features(transform), progress, share)
+
+    def tile_strips(
+        self,
+        scenes: Sequence[SceneReader],
+        plan: TilePlan,
+        function: TileFunction,
+        progress: Progress | None = None,
+        share: tuple[float, float] = (0.0, 1.0),
+    ) -> Iterator[LatticeStrip]:
+        """Apply a function to the tiles of a plan, with all scenes of a place at once, and blend its results.
+
+        The values of a patch do not depend on the plan's window: tiles, their place in a batch and their
+        blending are those of the whole scene. Memory is that of one strip of tiles for each scene.
+
+        Args:
+            scenes: The scenes, all on one grid of the model's ground sampling distance.
+            plan: What to encode.
+            function: What to make of each batch of tiles, on the model's device; patches where a scene has no
+                data hold the bands' means.
             progress: Told the done fraction; asked about cancelling before every block of the encoder.
             share: Part of the caller's progress that this is.
 
         Yields:
-            The finished rows after each row of tiles.
+            The finished rows after each row of tiles; a pixel is valid where any of the scenes has data.
 
         Raises:
             CancelledError: The user cancelled.
@@ -129,13 +169,13 @@ class Engine:
         clock = _Clock(progress, plan.count, share)
         accumulator: StripAccumulator | None = None
         with ThreadPoolExecutor(1, thread_name_prefix="gair-reader") as reader:
-            pending = reader.submit(self._read, scene, plan, plan.tile_rows[0])
+            pending = reader.submit(self._read, scenes, plan, plan.tile_rows[0])
             for tile_row in plan.tile_rows:
                 strip = pending.result()
                 progress.raise_if_cancelled()
                 if tile_row + 1 in plan.tile_rows:
-                    pending = reader.submit(self._read, scene, plan, tile_row + 1)
-                for columns, lattices in self._encode_row(strip, plan, transform, progress):
+                    pending = reader.submit(self._read, scenes, plan, tile_row + 1)
+                for columns, lattices in self._encode_row(strip, plan, function, progress):
                     for tile_column, lattice in zip(columns, lattices, strict=True):
                         if accumulator is None:
                             accumulator = StripAccumulator(plan, len(lattice))
@@ -148,16 +188,33 @@ class Engine:
 
     def seconds_per_tile(self, transform: Transform) -> float:
         """Measure how long a tile takes, on one batch of empty tiles after a warm-up."""
+        return self.seconds_per_stack(self._on_features(transform), 1)
+
+    def seconds_per_stack(self, function: TileFunction, scenes: int) -> float:
+        """Measure how long a tile of several scenes takes, see `seconds_per_tile`."""
         side = self.tile * self.patch
-        images = torch.zeros(self.batch_size, len(self.config.bands), side, side)
+        images = torch.zeros(self.batch_size, scenes, len(self.config.bands), side, side)
+        valid = torch.ones(self.batch_size, scenes, self.tile, self.tile, dtype=torch.bool)
         for _ in range(2):
             start = time.perf_counter()
-            self._encode(images, transform)
+            self._encode(images, valid, function)
             seconds = time.perf_counter() - start
         return seconds / self.batch_size
 
-    def _read(self, scene: Scene, plan: TilePlan, tile_row: int) -> _Strip:
+    def _on_features(self, transform: Transform) -> TileFunction:
+        return lambda images, _: transform(self.model.encode_remote_sensing(images[0]))
+
+    def _read(self, scenes: Sequence[SceneReader], plan: TilePlan, tile_row: int) -> _Strip:
         """Read, fill and pad the pixels under a row of tiles."""
+        hull = plan.hull(tile_row)
+        dn, valid = zip(*(self._read_one(scene, plan, tile_row) for scene in scenes), strict=True)
+        patches = [patch_validity(one, hull.height, hull.width, self.patch) for one in valid]
+        return _Strip(dn, functools.reduce(np.logical_or, valid), np.stack(patches))
+
+    def _read_one(
+        self, scene: SceneReader, plan: TilePlan, tile_row: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Read one scene's part of a strip."""
         hull, grid, patch = plan.hull(tile_row), scene.grid, self.patch
         top, left = hull.row * patch, hull.col * patch
         height, width = hull.height * patch, hull.width * patch
@@ -168,10 +225,10 @@ class Engine:
         beyond = ((0, 0), (0, height - window.height), (0, width - window.width))
         # Reflection continues the scene to whole patches; a single row or column can only be repeated.
         dn = np.pad(dn, beyond, mode="symmetric" if min(dn.shape[1:]) == 1 else "reflect")
-        return _Strip(dn, valid)
+        return dn, valid
 
     def _encode_row(
-        self, strip: _Strip, plan: TilePlan, transform: Transform, progress: Progress
+        self, strip: _Strip, plan: TilePlan, function: TileFunction, progress: Progress
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Encode a row of tiles in batches; yields tile columns and their lattices (B, C, rows, columns)."""
         wanted = list(plan.tile_columns)
@@ -181,30 +238,34 @@ class Engine:
             # round a row differently at another place, and int8 results must not depend on the extent.
             size = min(self.batch_size, len(plan.columns.starts))
             group = [column for column in wanted if column // size == wanted[0] // size]
-            images = torch.zeros(
-                size, len(strip.dn), plan.rows.tile * self.patch, plan.columns.tile * self.patch
-            )
+            scenes, rows, columns = len(strip.dn), plan.rows.tile, plan.columns.tile
+            bands = len(self.config.bands)
+            images = torch.zeros(size, scenes, bands, rows * self.patch, columns * self.patch)
+            valid = torch.zeros(size, scenes, rows, columns, dtype=torch.bool)
             for column in group:
-                images[column % size] = self._pixels(strip, plan, column)
+                images[column % size], valid[column % size] = self._tile(strip, plan, column)
             try:
                 with cancelled_between_blocks(self.model, progress):
-                    lattices = self._encode(images, transform)
+                    lattices = self._encode(images, valid, function)
             except (torch.OutOfMemoryError, MemoryError) as error:
                 self._shrink(error, progress)
                 continue
             yield group, lattices[[column % size for column in group]]
             wanted = wanted[len(group) :]
 
-    def _pixels(self, strip: _Strip, plan: TilePlan, tile_column: int) -> Tensor:
+    def _tile(self, strip: _Strip, plan: TilePlan, tile_column: int) -> tuple[Tensor, Tensor]:
+        """Cut a tile out: its pixels (scenes, bands, H, W) and its patches' validity (scenes, P_y, P_x)."""
         first = plan.columns.starts[plan.tile_columns[0]]
-        left = (plan.columns.starts[tile_column] - first) * self.patch
-        dn = torch.from_numpy(strip.dn[:, :, left : left + plan.columns.tile * self.patch])
-        return normalize(dn, self.config.mean, self.config.std, quantize=self.config.quantize)
+        left = plan.columns.starts[tile_column] - first
+        right = left + plan.columns.tile
+        columns = slice(left * self.patch, right * self.patch)
+        dn = torch.from_numpy(np.stack([one[..., columns] for one in strip.dn]))
+        pixels = normalize(dn, self.config.mean, self.config.std, quantize=self.config.quantize)
+        return pixels, torch.from_numpy(strip.patches[..., left:right])
 
-    def _encode(self, images: Tensor, transform: Transform) -> Tensor:
+    def _encode(self, images: Tensor, valid: Tensor, function: TileFunction) -> Tensor:
         with torch.inference_mode(), self._precision():
-            features = self.model.encode_remote_sensing(images.to(self.device))
-            return transform(features).float().cpu()
+            return function(images.to(self.device).unbind(1), valid.to(self.device)).float().cpu()
 
     def _precision(self) -> AbstractContextManager[object]:
         if self.device.type == "cuda":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gair_core.geo.grid import Grid, Window
@@ -37,14 +38,31 @@ class LatticeStrip:
             share: The share, in (0, 1], of the pixels that a patch has within the scene.
         """
         rows, columns = self.values.shape[1:]
-        blocks = (rows, patch, columns, patch)
-        beyond = [
-            (0, whole * patch - there) for whole, there in zip((rows, columns), self.valid.shape, strict=True)
-        ]
-        there = np.pad(np.ones_like(self.valid), beyond).reshape(blocks).sum(axis=(1, 3))
-        good = np.pad(self.valid, beyond).reshape(blocks).sum(axis=(1, 3))
-        enough: npt.NDArray[np.bool_] = good >= share * np.maximum(there, 1)
-        return enough
+        return patch_validity(self.valid, rows, columns, patch, share)
+
+
+def patch_validity(
+    valid: npt.NDArray[np.bool_], rows: int, columns: int, patch: int, share: float = 0.5
+) -> npt.NDArray[np.bool_]:
+    """Return which patches have data in at least a share of their pixels.
+
+    Args:
+        valid: Whether each pixel under the patches has data, shape (height, width); at a scene's edges fewer
+            than the patches cover.
+        rows: Rows of patches.
+        columns: Columns of patches.
+        patch: Pixels of a patch.
+        share: The share, in (0, 1], of the pixels that a patch has within the scene.
+
+    Returns:
+        Shape (rows, columns).
+    """
+    blocks = (rows, patch, columns, patch)
+    beyond = [(0, whole * patch - there) for whole, there in zip((rows, columns), valid.shape, strict=True)]
+    there = np.pad(np.ones_like(valid), beyond).reshape(blocks).sum(axis=(1, 3))
+    good = np.pad(valid, beyond).reshape(blocks).sum(axis=(1, 3))
+    enough: npt.NDArray[np.bool_] = good >= share * np.maximum(there, 1)
+    return enough
 
 
 class StripAccumulator:
@@ -169,25 +187,42 @@ class PixelSampler:
         patch: Pixels of a patch.
         window: Pixels of the output that are wanted.
         rim_weight: W_c of the lattice's channels, shape (C, 2), or None where there is no rim term.
+        subdivision: Cells along the side of a patch: with f > 1 the lattice's C f^2 channels are those of
+            f x f cells, in the order of `torch.nn.functional.pixel_shuffle`, and it is their centres that
+            are interpolated between. There is no rim term then.
+
+    Attributes:
+        lattice_window: Patches that the pixels need.
     """
 
     # Output values per step: some five arrays of this size live at a time, 8 MB each.
     _STEP = 2**21
 
     def __init__(
-        self, output: Grid, model: Grid, patch: int, window: Window, rim_weight: Tensor | None = None
+        self,
+        output: Grid,
+        model: Grid,
+        patch: int,
+        window: Window,
+        rim_weight: Tensor | None = None,
+        *,
+        subdivision: int = 1,
     ) -> None:
+        if patch % subdivision or (subdivision > 1 and rim_weight is not None):
+            raise ValueError(f"patches of {patch} pixels cannot have {subdivision} cells and a rim term")
+        cell = patch // subdivision
         # Both grids have the same origin and directions, so one maps to the other by two factors.
         between = ~model.transform * output.transform
-        self._rows = Sampling.of(between.e, model.height, patch, window.row, window.height)
-        self._columns = Sampling.of(between.a, model.width, patch, window.col, window.width)
-        self._patch = patch
+        self._rows = Sampling.of(between.e, model.height, cell, window.row, window.height)
+        self._columns = Sampling.of(between.a, model.width, cell, window.col, window.width)
+        self._cell = cell
+        self._subdivision = subdivision
         self._rim_weight = None if rim_weight is None else rim_weight.detach().float().cpu()
         self.lattice_window = LatticeWindow(
-            int(self._rows.lower[0]),
-            int(self._rows.upper[-1]) + 1,
-            int(self._columns.lower[0]),
-            int(self._columns.upper[-1]) + 1,
+            int(self._rows.lower[0]) // subdivision,
+            int(self._rows.upper[-1]) // subdivision + 1,
+            int(self._columns.lower[0]) // subdivision,
+            int(self._columns.upper[-1]) // subdivision + 1,
         )
 
     def sample(self, strips: Iterator[LatticeStrip]) -> Iterator[PixelStrip]:
@@ -196,12 +231,14 @@ class PixelSampler:
         values: Tensor | None = None
         valid = np.zeros((0, 0), dtype=np.bool_)
         top = 0
-        last_row = self.lattice_window.row_stop - 1
+        last_row = int(self._rows.upper[-1])
         for strip in strips:
+            # From here on everything is counted in cells.
+            cells = F.pixel_shuffle(strip.values, self._subdivision)
             if values is None:
-                values, valid, top = strip.values, strip.valid, strip.row
+                values, valid, top = cells, strip.valid, strip.row * self._subdivision
             else:
-                values = torch.cat([values, strip.values], dim=1)
+                values = torch.cat([values, cells], dim=1)
                 valid = np.concatenate([valid, strip.valid])
             available = top + values.shape[1] - 1
             stop = len(self._rows.upper) if available >= last_row else self._ready(available)
@@ -209,15 +246,15 @@ class PixelSampler:
                 count = min(stop - done, max(1, self._STEP // (len(values) * len(self._columns.lower))))
                 yield self._render(values, valid, top, slice(done, done + count))
                 done += count
-            # The patch row below the last finished pixel is its upper neighbour: keep it.
+            # The row below the last finished pixel is its upper neighbour: keep it.
             following = int(self._rows.lower[done]) if done < len(self._rows.lower) else available
             keep = max(top, min(following, available))
-            values, valid = values[:, keep - top :], valid[(keep - top) * self._patch :]
+            values, valid = values[:, keep - top :], valid[(keep - top) * self._cell :]
             top = keep
 
     def _ready(self, available: int) -> int:
-        """Return how many output rows have both patch rows and the pixels that decide their validity."""
-        pixel_rows = (available + 1) * self._patch
+        """Return how many output rows have both rows of cells and the pixels that decide their validity."""
+        pixel_rows = (available + 1) * self._cell
         return int(
             min(
                 np.searchsorted(self._rows.upper, available, "right"),
@@ -226,7 +263,7 @@ class PixelSampler:
         )
 
     def _render(self, values: Tensor, valid: npt.NDArray[np.bool_], top: int, rows: slice) -> PixelStrip:
-        left = self.lattice_window.col
+        left = self.lattice_window.col * self._subdivision
         r, c = self._rows, self._columns
         weight = torch.from_numpy(r.fraction[rows])[:, None]
         lower, upper = (torch.from_numpy(index[rows] - top) for index in (r.lower, r.upper))
@@ -235,7 +272,7 @@ class PixelSampler:
         pixels = torch.lerp(blended[:, :, lower], blended[:, :, upper], torch.from_numpy(c.fraction))
         if self._rim_weight is not None:
             self._add_rim(pixels, rows)
-        under = valid[np.ix_(r.pixel[rows] - top * self._patch, c.pixel - left * self._patch)]
+        under = valid[np.ix_(r.pixel[rows] - top * self._cell, c.pixel - left * self._cell)]
         return PixelStrip(rows.start, pixels, under)
 
     def _add_rim(self, pixels: Tensor, rows: slice) -> None:

@@ -308,10 +308,10 @@ def test_out_of_memory_halves_the_batch(monkeypatch, tmp_path):
         expected = torch.cat([strip.values for strip in engine.strips(scene, plan, lattice)], dim=1)
         encode, limit = engine._encode, 2
 
-        def scarce(images, transform):
+        def scarce(images, *arguments):
             if len(images) > limit:
                 raise torch.OutOfMemoryError("no memory")
-            return encode(images, transform)
+            return encode(images, *arguments)
 
         monkeypatch.setattr(engine, "_encode", scarce)
         found = torch.cat([strip.values for strip in engine.strips(scene, plan, lattice)], dim=1)
