@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +21,11 @@ from gair_core.errors import BadInputError
 from gair_core.geo.grid import Grid, Window
 from gair_core.head_checkpoint import is_head, load_head
 from gair_core.heads.base import Head, embedding_lattice, embedding_rim
-from gair_core.inference.alignment import AlignedScene, CommonPixels
+from gair_core.inference.alignment import AlignedScene, CommonPixels, SceneReader
 from gair_core.inference.classes import class_dtype, class_values, class_writer
 from gair_core.inference.distance import DistanceSampler, date_products
-from gair_core.inference.lattice import LatticeStrip, PixelSampler
+from gair_core.inference.engine import Engine
+from gair_core.inference.lattice import PixelSampler
 from gair_core.inference.models import load_model
 from gair_core.inference.request import (
     EngineOptions,
@@ -40,6 +40,7 @@ from gair_core.inference.request import (
 )
 from gair_core.inference.segment import describe_head
 from gair_core.inference.styles import ramp_style
+from gair_core.inference.tiling import TilePlan
 from gair_core.inference.writers import RasterWriter, check_raster_destination, expected_bytes
 from gair_core.model.gair import GAIR
 from gair_core.progress import Level, Progress
@@ -110,7 +111,9 @@ class ChangeResult(Result):
     mean_distance: float | None
 
 
-_Pairs = Iterator[tuple[LatticeStrip, LatticeStrip]]
+_Dates = tuple[SceneReader, SceneReader]
+# Part of the progress that is not the writer's.
+_SHARE = (0.0, 0.97)
 
 
 @dataclass(frozen=True)
@@ -127,27 +130,26 @@ class _Comparison:
     """What is made of two dates.
 
     Attributes:
-        lattice: Features and date (0 or 1) to the channels that are blended.
-        pixels: Strips of both dates' lattices to the output's pixels.
+        pixels: Encodes both dates, on common pixels, and yields the output's pixels.
+        seconds: Measures the time that a tile takes on both dates.
         dtype: Pixel type.
+        subdivision: Cells along the side of a patch that are interpolated between.
     """
 
-    lattice: Callable[[Tensor, int], Tensor]
-    pixels: Callable[[_Pairs, _Sampling], Iterator[_Pixels]]
+    pixels: Callable[[_Dates, _Sampling, Progress], Iterator[_Pixels]]
+    seconds: Callable[[], float]
     dtype: str
+    subdivision: int = 1
 
 
 @dataclass(frozen=True)
 class _Sampling:
-    """Which pixels of which grid are wanted, and the lattices' grid."""
+    """Which pixels of which grid are wanted, the lattices' grid, and the tiles."""
 
     output: OutputWindow
     model: Grid
     patch: int
-
-    def sampler(self, rim_weight: Tensor | None = None) -> PixelSampler:
-        """Return what interpolates a lattice there."""
-        return PixelSampler(self.output.whole, self.model, self.patch, self.output.window, rim_weight)
+    plan: TilePlan
 
 
 def change(request: ChangeRequest, progress: Progress | None = None) -> ChangeResult | Estimate:
@@ -167,7 +169,7 @@ def change(request: ChangeRequest, progress: Progress | None = None) -> ChangeRe
     progress = progress or Progress()
     head, model = _load(request, progress)
     engine = request.engine(model)
-    comparison = _distance(model) if head is None else _classification(head.to(engine.device), model)
+    comparison = _distance(engine) if head is None else _classification(head.to(engine.device), engine)
     with ExitStack() as stack:
         before = stack.enter_context(request.open(request.before, engine.config.gsd, progress))
         after = stack.enter_context(request.after_options().open(request.after, engine.config.gsd, progress))
@@ -176,27 +178,17 @@ def change(request: ChangeRequest, progress: Progress | None = None) -> ChangeRe
         check_raster_destination(
             Path(request.output), place.grid, 1, comparison.dtype, token=request.token, inputs=inputs
         )
-        sampling = _Sampling(place, before.grid, engine.patch)
-        plan = engine.plan(before, sampling.sampler().lattice_window)
+        patches = PixelSampler(
+            place.whole, before.grid, engine.patch, place.window, subdivision=comparison.subdivision
+        )
+        plan = engine.plan(before, patches.lattice_window)
         if request.dry_run:
-            seconds = engine.seconds_per_tile(lambda features: comparison.lattice(features, 0))
             return Estimate(
                 tiles=2 * plan.count,
-                seconds=2 * seconds * plan.count,
+                seconds=comparison.seconds() * plan.count,
                 bytes=expected_bytes(place.grid, 1, comparison.dtype),
             )
-        dates = _on_common_pixels(before, after)
-        joint = _JointProgress(progress)
-
-        def strips(date: int) -> Iterator[LatticeStrip]:
-            return engine.strips(
-                dates[date],
-                plan,
-                lambda features: comparison.lattice(features, date),
-                joint.part(date),
-                (0.0, 0.97),
-            )
-
+        sampling = _Sampling(place, before.grid, engine.patch, plan)
         tags = provenance(
             "change",
             request,
@@ -207,7 +199,7 @@ def change(request: ChangeRequest, progress: Progress | None = None) -> ChangeRe
         )
         tally = _Tally()
         with _writer(request, head, place.grid, tags, progress) as writer:
-            for strip in comparison.pixels(zip(strips(0), strips(1), strict=True), sampling):
+            for strip in comparison.pixels(_on_common_pixels(before, after), sampling, progress):
                 tally.add(strip.values, strip.valid)
                 writer.write(strip.values[None], strip.row)
     return _result(request, head, tally, progress)
@@ -225,28 +217,36 @@ def _load(request: ChangeRequest, progress: Progress) -> tuple[Head | None, GAIR
     head, model = load_head(request.model, backbone=request.backbone, load_model=load)
     if head.scenes != 2:
         raise BadInputError(
-            f"The head {request.model} is of the kind {head.kind} and looks at one date, change has two.",
+            f"The head {request.model} is of the kind {head.kind} and looks at "
+            f"{'one date' if head.scenes == 1 else 'a series of dates'}, change has two.",
             "Use gair segment, a change head, or a model without a head.",
         )
     return head, model
 
 
-def _on_common_pixels(before: Scene, after: Scene) -> tuple[Scene, Scene]:
+def _on_common_pixels(before: Scene, after: Scene) -> _Dates:
     """Return both dates on the first one's grid, without what either lacks."""
     aligned = AlignedScene(after, before.grid)
     lock = threading.Lock()
-    dates = CommonPixels(before, aligned, lock), CommonPixels(aligned, before, lock)
-    # The engine asks of a scene no more than its grid and its pixels.
-    return cast("tuple[Scene, Scene]", dates)
+    return CommonPixels(before, aligned, lock), CommonPixels(aligned, before, lock)
 
 
-def _distance(model: GAIR) -> _Comparison:
+def _distance(engine: Engine) -> _Comparison:
+    model = engine.model
     rim_weight = embedding_rim(model)
     if rim_weight is None:
         rim_weight = torch.zeros(model.config.embed_dim, 2)
 
-    def pixels(pairs: _Pairs, sampling: _Sampling) -> Iterator[_Pixels]:
-        place = sampling.output
+    def lattice(features: Tensor) -> Tensor:
+        return embedding_lattice(model, features)
+
+    def pixels(dates: _Dates, sampling: _Sampling, progress: Progress) -> Iterator[_Pixels]:
+        place, joint = sampling.output, _JointProgress(progress)
+        one, other = (
+            engine.strips(scene, sampling.plan, lattice, joint.part(date), _SHARE)
+            for date, scene in enumerate(dates)
+        )
+        pairs = zip(one, other, strict=True)
         sampler = DistanceSampler(
             place.whole, sampling.model, sampling.patch, place.window, rim_weight=rim_weight
         )
@@ -255,27 +255,34 @@ def _distance(model: GAIR) -> _Comparison:
             found[~strip.valid] = np.nan
             yield _Pixels(strip.row, found, strip.valid)
 
-    return _Comparison(
-        lattice=lambda features, _: embedding_lattice(model, features), pixels=pixels, dtype="float32"
-    )
+    return _Comparison(pixels, lambda: 2 * engine.seconds_per_tile(lattice), "float32")
 
 
-def _classification(head: Head, model: GAIR) -> _Comparison:
-    def pixels(pairs: _Pairs, sampling: _Sampling) -> Iterator[_Pixels]:
-        first, second = (sampling.sampler(head.rim_weight(model, date)) for date in (0, 1))
-        ahead, behind = itertools.tee(pairs)
-        ones, others = first.sample(pair[0] for pair in ahead), second.sample(pair[1] for pair in behind)
-        for one, other in zip(ones, others, strict=True):
-            valid = one.valid & other.valid
+def _classification(head: Head, engine: Engine) -> _Comparison:
+    model = engine.model
+
+    def lattice(images: Sequence[Tensor], valid: Tensor) -> Tensor:
+        return head.tile_lattice(model, images, valid=valid)
+
+    def pixels(dates: _Dates, sampling: _Sampling, progress: Progress) -> Iterator[_Pixels]:
+        sampler = PixelSampler(
+            sampling.output.whole,
+            sampling.model,
+            sampling.patch,
+            sampling.output.window,
+            head.tile_rim(model, len(dates)),
+            subdivision=head.subdivision,
+        )
+        for strip in sampler.sample(engine.tile_strips(dates, sampling.plan, lattice, progress, _SHARE)):
             with torch.inference_mode():
-                logits = head.logits([one.values, other.values])
-            values = class_values(logits, valid, head.classes)
-            yield _Pixels(one.row, values, valid)
+                logits = head.logits(head.split(strip.values, len(dates)))
+            yield _Pixels(strip.row, class_values(logits, strip.valid, head.classes), strip.valid)
 
     return _Comparison(
-        lattice=lambda features, date: head.lattice(model, features, date),
-        pixels=pixels,
-        dtype=class_dtype(head.classes),
+        pixels,
+        lambda: engine.seconds_per_stack(lattice, 2),
+        class_dtype(head.classes),
+        head.subdivision,
     )
 
 
