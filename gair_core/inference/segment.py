@@ -25,6 +25,7 @@ from gair_core.inference.outputs import Destination, check_destinations
 from gair_core.inference.pixel_bands import PixelBands
 from gair_core.inference.polygons import PolygonWriter, Table
 from gair_core.inference.publish import published_together
+from gair_core.inference.radiometry import RadiometryCheck
 from gair_core.inference.request import Estimate, OutputWindow, SceneRequest, output_window, provenance
 from gair_core.inference.styles import ramp_style
 from gair_core.inference.writers import RasterWriter, expected_bytes, raster_destination
@@ -119,8 +120,12 @@ def segment(request: SegmentRequest, progress: Progress | None = None) -> Segmen
             )
         tags = provenance("segment", request, model, scene, **describe_head(head))
         sampled = sampler.sample(engine.strips(scene, plan, transform, progress, (0.0, 0.95)))
-        strips = _logits(head, sampled, _pixel_bands(head, scene, place))
+        radiometry = RadiometryCheck(head)
+        strips = _logits(head, sampled, _pixel_bands(head, scene, place), radiometry)
         pixels, polygons = _write(request, head, strips, grid=place.grid, tags=tags, progress=progress)
+    warning = radiometry.warning()
+    if warning is not None:
+        progress.log("warning", warning)
     progress.report(1.0, "done")
     return SegmentResult(
         output=request.output,
@@ -139,7 +144,9 @@ def _pixel_bands(head: Head, scene: Scene, place: OutputWindow) -> PixelBands | 
     return PixelBands.of(scene, head.pixel_features, place.whole, place.window)
 
 
-def _logits(head: Head, strips: Iterable[PixelStrip], bands: PixelBands | None) -> Iterator[PixelStrip]:
+def _logits(
+    head: Head, strips: Iterable[PixelStrip], bands: PixelBands | None, radiometry: RadiometryCheck
+) -> Iterator[PixelStrip]:
     """Turn interpolated channels into logits; a pixel whose own features are missing has no data."""
     for strip in strips:
         sampled, valid = [strip.values], strip.valid
@@ -147,6 +154,7 @@ def _logits(head: Head, strips: Iterable[PixelStrip], bands: PixelBands | None) 
             pixels = bands.strip(strip.row, len(valid))
             sampled.append(pixels.values)
             valid = valid & pixels.valid
+            radiometry.add(pixels.values.numpy(), valid)
         with torch.inference_mode():
             logits = head.logits(sampled)
         yield PixelStrip(strip.row, logits, valid)

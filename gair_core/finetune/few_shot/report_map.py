@@ -46,14 +46,12 @@ class ReportMap:
     Attributes:
         true_colour: PNG as a data URI.
         classes: The same place in the classes' colours.
-        caption: What they show.
-        area_of: What the areas are of, one sentence.
+        caption: What they show, and thereby what the areas are of.
     """
 
     true_colour: str
     classes: str
     caption: str
-    area_of: str
 
 
 def map_areas(raster: Path, grid: Grid, classes: Sequence[HeadClass]) -> npt.NDArray[np.float64]:
