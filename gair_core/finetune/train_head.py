@@ -399,7 +399,7 @@ def _report(
         polygons=training.polygons,
         pixels=training.pixels,
         accuracy=training.accuracy(),
-        areas=estimate_areas(units, map_areas(raster, place.grid, classes)),
+        areas=estimate_areas(units, map_areas(raster, place.grid, classes)) if units.any() else [],
         map=ReportMap(
             true_colour=true_colour_picture(first.scene, place.window, labels),
             classes=class_picture(raster, place.grid, classes),

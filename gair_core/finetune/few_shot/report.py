@@ -49,8 +49,8 @@ class ReportContent:
         polygons: Polygons and points of each class that label a pixel.
         pixels: Labelled pixels of each class.
         accuracy: On held-out polygons.
-        areas: One a class, or empty.
-        map: The map, or None.
+        areas: One a class; empty where nothing was held out.
+        map: The map.
         setting: The chosen setting.
         scores: Of all settings.
         warnings: What the user should know.
@@ -70,7 +70,7 @@ class ReportContent:
     pixels: Sequence[int]
     accuracy: AccuracyReport
     areas: Sequence[AreaEstimate]
-    map: ReportMap | None
+    map: ReportMap
     setting: Setting
     scores: Sequence[SettingScore]
     warnings: Sequence[str]
