@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gair_core.heads.base import Head, patches_with_data
+from gair_core.heads.base import Head
 from gair_core.inference.tiling import Axis
 from gair_core.model.gair import GAIR
 from gair_core.model.nili import NILI
@@ -45,10 +45,8 @@ def tiled_logits(
     patch = model.require_remote_sensing().config.patch_size
     height, width = images.shape[-2:]
     images = _continued(images, patch)
-    seen = None
-    if valid is not None:
-        # Reflection continues validity as it continues pixels.
-        seen = patches_with_data(_continued(valid[:, None].float(), patch)[:, 0] > 0.5, patch)
+    # Reflection continues validity as it continues pixels.
+    seen = None if valid is None else F.avg_pool2d(_continued(valid[:, None].float(), patch), patch)[:, 0]
     side, shared = tile // patch, -(-margin // patch)
     rows, columns = (Axis.plan(size // patch, side, shared) for size in images.shape[-2:])
     places = [(row, column) for row in range(len(rows.starts)) for column in range(len(columns.starts))]
