@@ -27,6 +27,7 @@ from gair_core.heads.pixel import PixelLinearHead
 from gair_core.heads.point import PointHead
 from gair_core.heads.probes import LinearProbe, NonlinearProbe
 from gair_core.heads.regression import LocationRegression
+from gair_core.heads.temporal import SeriesLinearHead, SeriesLTAEHead
 from gair_core.heads.upernet import UPerNetChangeHead, UPerNetHead
 from gair_core.metadata import CheckpointMetadata
 from gair_core.model.gair import GAIR
@@ -34,7 +35,15 @@ from gair_core.task import describe_validation_error
 
 HEAD_KINDS: Mapping[str, type[Head]] = {
     head.kind: head
-    for head in (LinearHead, LinearChangeHead, PixelLinearHead, UPerNetHead, UPerNetChangeHead)
+    for head in (
+        LinearHead,
+        LinearChangeHead,
+        PixelLinearHead,
+        UPerNetHead,
+        UPerNetChangeHead,
+        SeriesLinearHead,
+        SeriesLTAEHead,
+    )
 }
 """Every kind of head for maps that a checkpoint may hold, by its name there."""
 
@@ -91,7 +100,7 @@ def save_head(
         "encoder": None,
     }
     if embed_backbone:
-        encoder = _needed_parts(model, head)
+        encoder = needed_parts(model, head)
         entry["encoder"] = checkpoint.model_entry(encoder, known)
         tensors |= {_ENCODER + name: tensor.float() for name, tensor in encoder.state_dict().items()}
     fingerprint = checkpoint.write_tensors(path, tensors, "head", entry, token=token)
@@ -223,7 +232,7 @@ def _build_head(entry: Entry, path: Path) -> BaseHead:
     return kinds[kind](config, metadata)
 
 
-def _needed_parts(model: GAIR, head: BaseHead) -> GAIR:
+def needed_parts(model: GAIR, head: BaseHead) -> GAIR:
     """Return the parts of a model that a head reads, the others would only make its file larger.
 
     The weights are shared.

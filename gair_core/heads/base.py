@@ -243,7 +243,7 @@ class Head(BaseHead):
         Args:
             features: What `encode` returned, one (B, channels, P_y, P_x) a scene.
             days: Day of the year of each scene, 1 to 366, shape (B, scenes); None where nobody knows.
-            valid: Whether a patch of a scene has data, bool, shape (B, scenes, P_y, P_x); None for all.
+            valid: Share of a patch's pixels with data, in [0, 1], shape (B, scenes, P_y, P_x); None for 1.
 
         Returns:
             Features for `lattice`: one tensor if the head `merges`, else one a scene.
@@ -296,7 +296,7 @@ class Head(BaseHead):
             model: The encoder, on the images' device.
             images: One tensor (B, bands, H, W) a scene, normalised.
             days: Day of the year of each scene, 1 to 366, shape (B, scenes); None where nobody knows.
-            valid: Whether a patch of a scene has data, bool, shape (B, scenes, P_y, P_x); None for all.
+            valid: Share of a patch's pixels with data, in [0, 1], shape (B, scenes, P_y, P_x); None for 1.
 
         Returns:
             Shape (B, n C f^2, P_y, P_x) with n = 1 if the head `merges`, else the number of scenes.
@@ -353,7 +353,7 @@ class Head(BaseHead):
             Shape (B, classes, H, W).
         """
         patch = model.require_remote_sensing().config.patch_size
-        seen = None if valid is None else patches_with_data(valid, patch)
+        seen = None if valid is None else _shares(valid, patch)
         lattice = self.tile_lattice(model, images, days, seen)
         if self.subdivision > 1:
             lattice = F.pixel_shuffle(lattice, self.subdivision)
@@ -371,6 +371,25 @@ class Head(BaseHead):
             ]
         )
 
+    def check_scenes(self, count: int) -> None:
+        """Check that it looks at so many scenes.
+
+        Raises:
+            BadInputError: It looks at more or fewer.
+        """
+        if count == self.scenes or (self.scenes is None and count > 1):
+            return
+        ways = {
+            1: "Use gair segment with one scene.",
+            2: "Use gair change.",
+            None: "Give all dates to gair segment: --series takes those after the first.",
+        }
+        raise BadInputError(
+            f"The head {self.metadata.name} is of the kind {self.kind} and looks at {_dates(self.scenes)}; "
+            f"found {_dates(count)}.",
+            ways[self.scenes],
+        )
+
     def check_fits(self, model: GAIR) -> None:
         """Check that a model's embeddings can go into this head.
 
@@ -386,19 +405,17 @@ class Head(BaseHead):
         embedding_localizer(model)
 
 
-def patches_with_data(valid: Tensor, patch: int) -> Tensor:
-    """Return which patches have data in at least half of their pixels.
+def _dates(count: int | None) -> str:
+    if count is None:
+        return "a series of dates"
+    return "one date" if count == 1 else f"{count} dates"
 
-    Args:
-        valid: Bool, shape (..., H, W), H and W divisible by the patch size.
-        patch: Pixels of a patch.
 
-    Returns:
-        Bool, shape (..., H/patch, W/patch).
-    """
+def _shares(valid: Tensor, patch: int) -> Tensor:
+    """Return the share of True in each patch, bool (..., H, W) to float32 (..., H/patch, W/patch)."""
     blocks = valid.unflatten(-1, (-1, patch)).unflatten(-3, (-1, patch))
-    enough: Tensor = 2 * blocks.sum(dim=(-3, -1)) >= patch * patch
-    return enough
+    shares: Tensor = blocks.float().mean(dim=(-3, -1))
+    return shares
 
 
 def embedding_localizer(model: GAIR) -> NILI | FeatureLocalizer:

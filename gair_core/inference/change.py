@@ -215,12 +215,7 @@ def _load(request: ChangeRequest, progress: Progress) -> tuple[Head | None, GAIR
         return None, load_model(request.model, progress)
     load = partial(load_model, progress=progress)
     head, model = load_head(request.model, backbone=request.backbone, load_model=load)
-    if head.scenes != 2:
-        raise BadInputError(
-            f"The head {request.model} is of the kind {head.kind} and looks at "
-            f"{'one date' if head.scenes == 1 else 'a series of dates'}, change has two.",
-            "Use gair segment, a change head, or a model without a head.",
-        )
+    head.check_scenes(2)
     return head, model
 
 

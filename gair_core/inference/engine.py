@@ -18,7 +18,7 @@ from gair_core.errors import BadInputError, CheckpointError, OutOfMemoryError
 from gair_core.geo.grid import Window
 from gair_core.inference.alignment import SceneReader
 from gair_core.inference.cancelling import cancelled_between_blocks
-from gair_core.inference.lattice import LatticeStrip, StripAccumulator, patch_validity
+from gair_core.inference.lattice import LatticeStrip, StripAccumulator, patch_shares
 from gair_core.inference.tiling import Axis, LatticeWindow, TilePlan
 from gair_core.model.gair import GAIR
 from gair_core.progress import Progress
@@ -36,8 +36,8 @@ Transform = Callable[[Tensor], Tensor]
 """Features of tiles (B, width, rows, columns) to the channels (B, C, rows, columns) that are wanted."""
 
 TileFunction = Callable[[Sequence[Tensor], Tensor], Tensor]
-"""Pixels of tiles, normalised, one (B, bands, H, W) a scene, and which patches of each scene have data, (B,
-scenes, rows, columns), to the channels (B, C, rows, columns) that are wanted; see `Head.tile_lattice`."""
+"""Pixels of tiles, normalised, one (B, bands, H, W) a scene, and the share of each patch's pixels with data,
+(B, scenes, rows, columns), to the channels (B, C, rows, columns) that are wanted; see `Head.tile_lattice`."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class _Strip:
     Attributes:
         dn: DN, gaps filled and edges continued, one (bands, height, width) a scene.
         valid: Which pixels within the scene have data in any of the scenes, shape (height, width).
-        patches: Which patches have data, shape (scenes, rows, columns).
+        patches: Share of each patch's pixels with data, shape (scenes, rows, columns), in [0, 1].
     """
 
     dn: tuple[npt.NDArray[np.float32], ...]
     valid: npt.NDArray[np.bool_]
-    patches: npt.NDArray[np.bool_]
+    patches: npt.NDArray[np.float32]
 
 
 class Engine:
@@ -194,7 +194,7 @@ class Engine:
         """Measure how long a tile of several scenes takes, see `seconds_per_tile`."""
         side = self.tile * self.patch
         images = torch.zeros(self.batch_size, scenes, len(self.config.bands), side, side)
-        valid = torch.ones(self.batch_size, scenes, self.tile, self.tile, dtype=torch.bool)
+        valid = torch.ones(self.batch_size, scenes, self.tile, self.tile)
         for _ in range(2):
             start = time.perf_counter()
             self._encode(images, valid, function)
@@ -208,8 +208,8 @@ class Engine:
         """Read, fill and pad the pixels under a row of tiles."""
         hull = plan.hull(tile_row)
         dn, valid = zip(*(self._read_one(scene, plan, tile_row) for scene in scenes), strict=True)
-        patches = [patch_validity(one, hull.height, hull.width, self.patch) for one in valid]
-        return _Strip(dn, functools.reduce(np.logical_or, valid), np.stack(patches))
+        patches = [patch_shares(one, hull.height, hull.width, self.patch) for one in valid]
+        return _Strip(dn, functools.reduce(np.logical_or, valid), np.stack(patches).astype(np.float32))
 
     def _read_one(
         self, scene: SceneReader, plan: TilePlan, tile_row: int
@@ -241,7 +241,7 @@ class Engine:
             scenes, rows, columns = len(strip.dn), plan.rows.tile, plan.columns.tile
             bands = len(self.config.bands)
             images = torch.zeros(size, scenes, bands, rows * self.patch, columns * self.patch)
-            valid = torch.zeros(size, scenes, rows, columns, dtype=torch.bool)
+            valid = torch.zeros(size, scenes, rows, columns)
             for column in group:
                 images[column % size], valid[column % size] = self._tile(strip, plan, column)
             try:
@@ -254,7 +254,7 @@ class Engine:
             wanted = wanted[len(group) :]
 
     def _tile(self, strip: _Strip, plan: TilePlan, tile_column: int) -> tuple[Tensor, Tensor]:
-        """Cut a tile out: its pixels (scenes, bands, H, W) and its patches' validity (scenes, P_y, P_x)."""
+        """Cut a tile out: its pixels (scenes, bands, H, W) and its patches' shares (scenes, P_y, P_x)."""
         first = plan.columns.starts[plan.tile_columns[0]]
         left = plan.columns.starts[tile_column] - first
         right = left + plan.columns.tile

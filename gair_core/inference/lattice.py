@@ -38,13 +38,14 @@ class LatticeStrip:
             share: The share, in (0, 1], of the pixels that a patch has within the scene.
         """
         rows, columns = self.values.shape[1:]
-        return patch_validity(self.valid, rows, columns, patch, share)
+        enough: npt.NDArray[np.bool_] = patch_shares(self.valid, rows, columns, patch) >= share
+        return enough
 
 
-def patch_validity(
-    valid: npt.NDArray[np.bool_], rows: int, columns: int, patch: int, share: float = 0.5
-) -> npt.NDArray[np.bool_]:
-    """Return which patches have data in at least a share of their pixels.
+def patch_shares(
+    valid: npt.NDArray[np.bool_], rows: int, columns: int, patch: int
+) -> npt.NDArray[np.float64]:
+    """Return in which share of the pixels that they have within the scene patches have data.
 
     Args:
         valid: Whether each pixel under the patches has data, shape (height, width); at a scene's edges fewer
@@ -52,17 +53,16 @@ def patch_validity(
         rows: Rows of patches.
         columns: Columns of patches.
         patch: Pixels of a patch.
-        share: The share, in (0, 1], of the pixels that a patch has within the scene.
 
     Returns:
-        Shape (rows, columns).
+        Shape (rows, columns), in [0, 1].
     """
     blocks = (rows, patch, columns, patch)
     beyond = [(0, whole * patch - there) for whole, there in zip((rows, columns), valid.shape, strict=True)]
     there = np.pad(np.ones_like(valid), beyond).reshape(blocks).sum(axis=(1, 3))
     good = np.pad(valid, beyond).reshape(blocks).sum(axis=(1, 3))
-    enough: npt.NDArray[np.bool_] = good >= share * np.maximum(there, 1)
-    return enough
+    shares: npt.NDArray[np.float64] = good / np.maximum(there, 1)
+    return shares
 
 
 class StripAccumulator:
