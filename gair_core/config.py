@@ -102,6 +102,9 @@ class StreetViewConfig(Config):
         resampling: Interpolation of the resize.
         antialias: Whether the resize filters before it shrinks; the official pipeline does not.
         patch_size: Side of a patch, pixels.
+        stem: How pixels become tokens: ``linear`` is the ViT's own projection of patches (the paper);
+            ``conv`` is a stack of strided convolutions, with which small ViTs learn from few samples (Xiao
+            et al. 2021, arXiv 2106.14881).
         width: Channels of the tokens.
         depth: Number of transformer blocks.
         num_heads: Attention heads.
@@ -118,6 +121,7 @@ class StreetViewConfig(Config):
     resampling: Literal["bicubic", "bilinear"] = "bicubic"
     antialias: bool = True
     patch_size: Positive = 16
+    stem: Literal["linear", "conv"] = "linear"
     width: Positive = 768
     depth: Positive = 12
     num_heads: Positive = 12
@@ -133,6 +137,11 @@ class StreetViewConfig(Config):
             raise ValueError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
         if self.width % self.num_heads:
             raise ValueError(f"width {self.width} is no multiple of num_heads {self.num_heads}")
+        if self.stem == "conv" and self.patch_size not in (2, 4, 8, 16, 32):
+            raise ValueError(
+                f"stem conv halves the photo at each layer: patch_size must be 2, 4, 8, 16 or 32, found "
+                f"{self.patch_size}"
+            )
         return self
 
 

@@ -52,6 +52,9 @@ def _parse() -> argparse.Namespace:
     retrieval.add_argument(
         "--localized", type=int, default=500, help="photos to find in scenes (%(default)s)"
     )
+    retrieval.add_argument(
+        "--scene-size", type=int, default=256, help="side of these scenes, pixels, at most (%(default)s)"
+    )
     retrieval.add_argument("--batch-size", type=int, default=64, help="samples encoded at once (%(default)s)")
     retrieval.add_argument("--seed", type=int, default=0, help="seed of the draws (%(default)s)")
     retrieval.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
@@ -67,7 +70,10 @@ def _retrieval(options: argparse.Namespace) -> None:
     store = Store(options.store)
     model = checkpoint.load(options.model, options.device)
     config = EvaluationConfig.parse(
-        {name: getattr(options, name) for name in ("gallery", "per_city", "galleries", "localized")}
+        {
+            name: getattr(options, name)
+            for name in ("gallery", "per_city", "galleries", "localized", "scene_size")
+        }
         | {"batch_size": options.batch_size, "seed": options.seed}
     )
     metrics = {"model": _measure(model, store, options, config)}

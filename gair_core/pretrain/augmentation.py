@@ -88,9 +88,27 @@ def prepare_scenes(batch: Batch, config: RemoteSensingConfig) -> Tensor:
         # Where nothing is jittered not even rounding may touch the values.
         unchanged = (batch.jitter[:, 0] == 1).all(dim=1)[:, None, None, None]
         dn[:, visible] = torch.where(unchanged, dn[:, visible], colours)
-    images = normalize(dn, config.mean, config.std, config.quantize).masked_fill(missing, _MISSING)
+    images = _normalized(dn, missing, config)
     images = torch.where(batch.flips[:, 0, None, None, None], images.flip(3), images)
     return torch.where(batch.flips[:, 1, None, None, None], images.flip(2), images)
+
+
+def normalize_scenes(dn: Tensor, config: RemoteSensingConfig) -> Tensor:
+    """Return scenes as the encoder takes them, without augmentation.
+
+    Args:
+        dn: Surface reflectance, DN (10000 = 1.0), 0 in all bands where there is no data, (B, C, H, W).
+        config: Statistics.
+
+    Returns:
+        (B, C, H, W), float32 in [0, 1].
+    """
+    dn = dn.to(torch.float32)
+    return _normalized(dn, (dn == 0).all(dim=1, keepdim=True), config)
+
+
+def _normalized(dn: Tensor, missing: Tensor, config: RemoteSensingConfig) -> Tensor:
+    return normalize(dn, config.mean, config.std, config.quantize).masked_fill(missing, _MISSING)
 
 
 def prepare_photos(batch: Batch, config: StreetViewConfig) -> Tensor:

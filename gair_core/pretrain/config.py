@@ -68,7 +68,8 @@ class AugmentationConfig(Config):
         flip_photo: Flip photos from left to right half of the time.
         random_window: Draw the window around a photo anywhere in its tile; otherwise the photo stands as near
             to the window's centre as the tile allows.
-        random_date: Draw one of the tile's dates at each visit; otherwise take the first.
+        random_date: Draw one of the tile's dates at each visit; otherwise take the one nearest in season to
+            the photo.
         brightness: Largest relative change of the visible bands' and the photos' brightness.
         contrast: Largest relative change of their contrast.
         saturation: Largest relative change of their saturation.
@@ -170,6 +171,7 @@ class EvaluationConfig(Config):
         per_city: At most so many of one city in a gallery.
         galleries: Galleries that are drawn and averaged.
         localized: Photos whose place is sought within their scene, at most.
+        scene_size: Side of that scene, pixels; the whole tile where that is smaller.
         batch_size: Samples that are encoded at once.
         seed: Seed of the draws.
     """
@@ -179,6 +181,7 @@ class EvaluationConfig(Config):
     per_city: Positive = 20
     galleries: Positive = 10
     localized: Positive = 500
+    scene_size: Positive = 256
     batch_size: Positive = 64
     seed: int = 0
 

@@ -24,6 +24,7 @@ from gair_core.errors import BadInputError
 from gair_core.losses.memory_bank import EARTH_RADIUS_KM
 from gair_core.pretrain.config import AugmentationConfig, Modality
 from gair_core.pretrain.sampler import Draw
+from gair_core.pretrain.seasons import date_of_season
 from gair_core.pretrain.store import Reflectance, Store, TileHeader
 
 # Stores of another ground sampling distance would teach a wrong scale; 2 % is what Scene.open tolerates too.
@@ -128,14 +129,16 @@ class PretrainDataset(Dataset[Batch]):
 
         Args:
             draw: What to read.
-            date: The tile's date; None leaves it to the augmentation.
+            date: The tile's date; None leaves it to the augmentation, which draws one or prefers the one
+                nearest in season to the photo.
         """
         # A position may be any integer, but a seed must not be negative: evaluation uses epoch -1.
         generator = np.random.default_rng([self.seed, draw.epoch + 1, draw.position])
         samples = self.store.samples
         tile = self.store.tile(str(samples.tile[draw.sample]))
         corner = self._corner(tile, samples.position[draw.sample], generator)
-        scene = self._scene(tile, corner, generator, date)
+        dates = self._dates(draw.sample, tile, generator) if date is None else [date]
+        scene = self._scene(tile, corner, dates)
         uv = (samples.position[draw.sample] - corner)[::-1] / self.window
         lonlat = samples.lonlat[draw.sample]
         if self.augmentation.location_kappa is not None:
@@ -153,6 +156,12 @@ class PretrainDataset(Dataset[Batch]):
             flips=torch.from_numpy(flips)[None],
             jitter=torch.from_numpy(jitter)[None],
         )
+
+    def date(self, index: int) -> int:
+        """Return the date of a sample's tile that shows the season of its photo."""
+        samples = self.store.samples
+        tile = self.store.tile(str(samples.tile[index]))
+        return date_of_season(tile, str(samples.taken[index]), float(samples.lonlat[index, 1]))
 
     def _corner(
         self, tile: TileHeader, position: npt.NDArray[np.float64], generator: np.random.Generator
@@ -172,27 +181,24 @@ class PretrainDataset(Dataset[Batch]):
         centred = np.round(position - self.window / 2).astype(np.int64)
         return np.clip(centred, low, high)
 
-    def _scene(
-        self,
-        tile: TileHeader,
-        corner: npt.NDArray[np.int64],
-        generator: np.random.Generator,
-        date: int | None,
-    ) -> Reflectance:
-        """Read the window at a date on which it is valid; the most valid one where it never is."""
-        if self.scenes is None:
-            return np.zeros((1, 1, 1), dtype=np.uint16)
+    def _dates(self, index: int, tile: TileHeader, generator: np.random.Generator) -> list[int]:
+        """Return a tile's usable dates in the order in which they are tried."""
         usable = [number for number, fraction in enumerate(tile.valid_fraction) if fraction > 0]
         if not usable:
             raise BadInputError(
                 f"The tile {tile.name} has no valid date.", "gair store-check lists such tiles."
             )
-        if date is not None:
-            usable = [date]
-        elif self.augmentation.random_date:
-            usable = [usable[place] for place in generator.permutation(len(usable))]
+        if self.augmentation.random_date:
+            return [usable[place] for place in generator.permutation(len(usable))]
+        wanted = self.date(index)
+        return sorted(usable, key=lambda number: number != wanted)
+
+    def _scene(self, tile: TileHeader, corner: npt.NDArray[np.int64], dates: Sequence[int]) -> Reflectance:
+        """Read the window at the first date on which it is valid; the most valid one where it never is."""
+        if self.scenes is None:
+            return np.zeros((1, 1, 1), dtype=np.uint16)
         best: tuple[float, Reflectance] | None = None
-        for number in usable:
+        for number in dates:
             scene = self.store.read_scene(tile, number, int(corner[0]), int(corner[1]), self.window)
             valid = float(scene.any(axis=0).mean())
             if best is None or valid > best[0]:

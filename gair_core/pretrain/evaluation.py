@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +20,16 @@ from torch import Tensor
 
 from gair_core.losses import great_circle_km
 from gair_core.model.gair import GAIR
-from gair_core.pretrain.augmentation import Inputs, prepare
+from gair_core.pretrain.augmentation import Inputs, normalize_scenes, prepare
 from gair_core.pretrain.config import AugmentationConfig, EvaluationConfig, Modality
 from gair_core.pretrain.dataset import Batch, PretrainDataset, collate
 from gair_core.pretrain.sampler import Draw
-from gair_core.pretrain.store import Samples, Store, TileHeader, day_of_year
+from gair_core.pretrain.seasons import season
+from gair_core.pretrain.store import Reflectance, Samples, Store
 
 RANKS: Final = (1, 5, 10)
 _READERS: Final = 4
-# Values of a dense map of embeddings that are held at once.
+# Values of embeddings of pixels that are held at once.
 _DENSE_VALUES: Final = 2**26
 
 Indices = npt.NDArray[np.int64]
@@ -64,6 +65,22 @@ class Localized:
     metres: npt.NDArray[np.float64]
 
 
+class SimilarityMap(NamedTuple):
+    """Where a photo may have been taken.
+
+    Attributes:
+        row: The photo's row in the store.
+        scene: Surface reflectance, DN, (10, S, S).
+        cosine: Cosine of the photo with each pixel, (S, S), on the CPU.
+        place: The true place, row and column in pixels from the scene's corner, (2,).
+    """
+
+    row: int
+    scene: Reflectance
+    cosine: Tensor
+    place: npt.NDArray[np.float64]
+
+
 class EvaluationReader:
     """Reads samples as evaluation wants them: no augmentation, a scene of the photo's season.
 
@@ -90,13 +107,7 @@ class EvaluationReader:
 
     def read(self, row: int) -> Batch:
         """Read one sample."""
-        return self.dataset.read(Draw(row, -1, row), self.date(row))
-
-    def date(self, row: int) -> int:
-        """Return the date of the scene that is shown with a sample."""
-        samples = self.store.samples
-        tile = self.store.tile(str(samples.tile[row]))
-        return date_of_season(tile, str(samples.taken[row]), float(samples.lonlat[row, 1]))
+        return self.dataset.read(Draw(row, -1, row), self.dataset.date(row))
 
     def batches(self, rows: Indices, size: int | None = None) -> Iterator[tuple[Indices, Inputs]]:
         """Yield rows with the encoders' inputs, on the model's device."""
@@ -107,29 +118,6 @@ class EvaluationReader:
                 part = rows[start : start + size]
                 batch = collate(list(pool.map(self.read, part.tolist())))
                 yield part, prepare(batch.to(self.model.device), self.model.config, dtype)
-
-
-def season(date: str, latitude: float) -> int:
-    """Return the season of a date: 0 winter, 1 spring, 2 summer, 3 autumn; -1 where it is unknown."""
-    if not date:
-        return -1
-    month = int(date[5:7])
-    return (month % 12 // 3 + (2 if latitude < 0 else 0)) % 4
-
-
-def date_of_season(tile: TileHeader, taken: str, latitude: float) -> int:
-    """Return the tile's valid date nearest in season to a photo's; the first where that is unknown."""
-    usable = [number for number, fraction in enumerate(tile.valid_fraction) if fraction > 0] or [0]
-    if not taken:
-        return usable[0]
-    wanted = day_of_year(taken)
-
-    def apart(number: int) -> tuple[bool, float]:
-        gap = abs(day_of_year(tile.dates[number]) - wanted)
-        other = season(tile.dates[number], latitude) != season(taken, latitude)
-        return other, min(gap, 365.25 - gap)
-
-    return min(usable, key=apart)
 
 
 @torch.no_grad()
@@ -307,44 +295,91 @@ def _median_km(similarities: list[Tensor], galleries: list[Indices], places: Ten
 @torch.no_grad()
 def similarity_maps(
     model: GAIR, store: Store, rows: Indices, config: EvaluationConfig
-) -> Iterator[tuple[Indices, Inputs, Tensor]]:
-    """Yield rows, inputs and maps (B, S, S) of the cosine of each photo with each pixel of its scene."""
+) -> Iterator[SimilarityMap]:
+    """Yield the cosine of photos with every pixel of their scenes, tile by tile.
+
+    A scene is the tile on the date of the photo's season; of a larger tile a window of ``config.scene_size``
+    pixels, with the place anywhere in it.
+
+    Args:
+        model: A model with encoders of scenes and photos.
+        store: The store.
+        rows: Samples with photos.
+        config: Size of the scenes and seed.
+    """
+    photos = encode(model, store, rows, config, ("photo",)).photo
+    if photos is None or model.config.remote_sensing is None:
+        return
+    reader = EvaluationReader(store, model, ("photo",), config)
+    windows = [_window(store, reader, int(row), config) for row in rows]
+    for window in sorted(set(windows)):
+        members = [number for number, other in enumerate(windows) if other == window]
+        scene = store.read_scene(store.tile(window.tile), window.date, window.row, window.col, window.size)
+        maps = _cosines(model, scene, photos[members])
+        for number, cosine in zip(members, maps, strict=True):
+            place = store.samples.position[rows[number]] - (window.row, window.col)
+            yield SimilarityMap(int(rows[number]), scene, cosine, place)
+
+
+class _Window(NamedTuple):
+    tile: str
+    date: int
+    row: int
+    col: int
+    size: int
+
+
+def _window(store: Store, reader: EvaluationReader, row: int, config: EvaluationConfig) -> _Window:
+    """Return the scene in which a photo's place is sought."""
+    name = str(store.samples.tile[row])
+    shape = np.array(store.tile(name).size)
+    size = min(config.scene_size, int(shape.min()))
+    position = store.samples.position[row]
+    low = np.maximum(np.ceil(position - size), 0).astype(np.int64)
+    high = np.minimum(np.floor(position), shape - size).astype(np.int64)
+    corner = np.random.default_rng([config.seed, row]).integers(low, high + 1)
+    return _Window(name, reader.dataset.date(row), int(corner[0]), int(corner[1]), size)
+
+
+def _cosines(model: GAIR, scene: Reflectance, photos: Tensor) -> Tensor:
+    """Return the cosine of photos (N, D) with each pixel of a scene (10, S, S): (N, S, S), on the CPU."""
     scenes = model.config.remote_sensing
     if scenes is None:
-        return
-    size = scenes.tile_size
-    at_once = max(1, min(config.batch_size, _DENSE_VALUES // (model.config.embed_dim * size * size)))
-    for part, inputs in EvaluationReader(store, model, ("scene", "photo"), config).batches(rows, at_once):
-        if inputs.scene is None or inputs.photo is None:
-            return
-        photo = F.normalize(model.encode_street_view(inputs.photo).float(), dim=1)
-        dense = model.interpolate_dense(model.encode_remote_sensing(inputs.scene), (size, size)).float()
-        cosine = torch.einsum("bd,bdyx->byx", photo, dense) / dense.norm(dim=1).clamp(min=1e-12)
-        yield part, inputs, cosine
+        raise ValueError("the model has no scene encoder")
+    size = scene.shape[-1]
+    images = normalize_scenes(torch.from_numpy(scene.astype(np.float32))[None].to(model.device), scenes)
+    beyond = -size % scenes.patch_size
+    images = F.pad(images, (0, beyond, 0, beyond), mode="replicate").to(model.log_temperature.dtype)
+    features = model.encode_remote_sensing(images)
+    steps = (torch.arange(size, device=model.device, dtype=torch.float64) + 0.5) / (size + beyond)
+    at_once = max(1, _DENSE_VALUES // (model.config.embed_dim * size))
+    found = []
+    for rows in steps.split(at_once):
+        v, u = torch.meshgrid(rows, steps, indexing="ij")
+        uv = torch.stack([u, v], dim=-1).reshape(1, -1, 2).to(images.dtype)
+        z = F.normalize(model.interpolate(features, uv)[0].float(), dim=1)
+        found.append((photos.to(z) @ z.mT).reshape(len(photos), len(rows), size).cpu())
+    return torch.cat(found, dim=1)
 
 
 def localize(model: GAIR, store: Store, rows: Indices, config: EvaluationConfig) -> Localized:
-    """Find the place of photos within their scenes.
+    """Find the place of photos within their scenes; see `similarity_maps`.
 
     Args:
         model: The model.
         store: The store.
         rows: Samples with photos.
-        config: Batch size and seed.
+        config: Size of the scenes and seed.
     """
     percentiles, distances = [], []
-    for part, inputs, maps in similarity_maps(model, store, rows, config):
-        size = maps.shape[-1]
-        place = (inputs.uv[:, 0] * size).double().cpu().numpy()
-        pixel = np.minimum(place.astype(np.int64), size - 1)
-        flat = maps.flatten(1).cpu()
-        true = flat.gather(1, torch.from_numpy(pixel[:, 1:] * size + pixel[:, :1]))
+    for found in similarity_maps(model, store, rows, config):
+        size = found.cosine.shape[-1]
+        pixel = np.minimum(found.place.astype(np.int64), size - 1)
+        true = found.cosine[pixel[0], pixel[1]]
         # Ties count half: a map without any structure is at 50.
-        below = (flat < true).double().mean(dim=1) + (flat == true).double().mean(dim=1) / 2
-        percentiles.append(100 * below.numpy())
-        peak = flat.argmax(dim=1).numpy()
-        offset = np.column_stack([peak % size, peak // size]) + 0.5 - place
-        names = store.samples.tile[part]
-        metres = np.array([store.tile(str(name)).pixel_metres for name in names])
-        distances.append(np.hypot(*(offset * metres).T))
-    return Localized(np.concatenate(percentiles), np.concatenate(distances))
+        below = (found.cosine < true).double().mean() + (found.cosine == true).double().mean() / 2
+        percentiles.append(100 * float(below))
+        peak = np.array(divmod(int(found.cosine.argmax()), size))
+        metres = np.array(store.tile(str(store.samples.tile[found.row])).pixel_metres)[::-1]
+        distances.append(float(np.hypot(*((peak + 0.5 - found.place) * metres))))
+    return Localized(np.array(percentiles), np.array(distances))

@@ -105,27 +105,25 @@ def figure_7(model: GAIR, store: Store, rows: npt.NDArray[np.int64], config: Eva
         model: The model, in evaluation mode.
         store: The store.
         rows: Samples with photos.
-        config: Seed of the windows.
+        config: Size of the scenes and seed.
 
     Returns:
         The picture: one row a photo.
     """
-    reader = EvaluationReader(store, model, ("scene",), config)
     drawn = []
-    for part, inputs, maps in similarity_maps(model, store, rows, config):
-        for place, row in enumerate(part):
-            u, v = inputs.uv[place, 0].tolist()
-            scene = true_colour(reader.read(int(row)).scene[0].numpy())
-            cosine = maps[place].double().cpu().numpy()
-            panels = [
-                (photo_panel(store.read_photo(int(row))), str(store.samples.id[row])),
-                (_with_star(scene, u, v), "scene, true colour"),
+    for found in similarity_maps(model, store, rows, config):
+        cosine = found.cosine.double().numpy()
+        v, u = found.place / cosine.shape[0]
+        drawn.append(
+            [
+                (photo_panel(store.read_photo(found.row)), str(store.samples.id[found.row])),
+                (_with_star(true_colour(found.scene), u, v), "scene, true colour"),
                 (
                     _with_star(colour_ramp(stretched(cosine)), u, v),
                     f"cosine of g and z, {cosine.min():.2f} to {cosine.max():.2f}",
                 ),
             ]
-            drawn.append(panels)
+        )
     return contact_sheet(drawn)
 
 

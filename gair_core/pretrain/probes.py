@@ -165,5 +165,5 @@ def _classes(
     """Return the classes of the window that the reader shows of a sample."""
     store = reader.store
     tile = store.tile(str(store.samples.tile[row]))
-    date = reader.date(row)
+    date = reader.dataset.date(row)
     return store.read_land_cover(tile, date, corner[0], corner[1], size)

@@ -22,12 +22,10 @@ from gair_core.model.gair import GAIR
 from gair_core.pretrain.config import EvaluationConfig
 from gair_core.pretrain.evaluation import (
     RANKS,
-    date_of_season,
     draw_galleries,
     evaluate,
     localize,
     recalls,
-    season,
 )
 from gair_core.pretrain.probes import (
     LabelledPlaces,
@@ -36,6 +34,7 @@ from gair_core.pretrain.probes import (
     nearest_neighbours,
     probe_land_cover,
 )
+from gair_core.pretrain.seasons import date_of_season, season
 from gair_core.pretrain.store import Store
 from tests.core.pretrain.runs import MODEL
 from tests.core.pretrain.stores import make_store
