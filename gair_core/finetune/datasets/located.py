@@ -27,6 +27,14 @@ Shares = tuple[float, float, float]
 INTRA_CITY: Final[Shares] = (0.6, 0.2, 0.2)
 """The paper's split of photos: at random within each city, so that all splits have each city's share."""
 
+_SPLIT_NAMES: Final[dict[str, Split]] = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
 _GOLDEN = 0.6180339887498949
 
 
@@ -157,6 +165,21 @@ def split_within(
         splits[ordered[:test]] = "test"
         splits[ordered[test : test + validation]] = "validation"
     return splits
+
+
+def named_splits(names: npt.ArrayLike, where: str) -> npt.NDArray[np.str_]:
+    """Return splits from a column that names them, str (N,).
+
+    Raises:
+        BadInputError: A name is not known.
+    """
+    plain = [str(name).strip().lower() for name in np.asarray(names).tolist()]
+    unknown = sorted(set(plain) - set(_SPLIT_NAMES))
+    if unknown:
+        raise BadInputError(
+            f"{where} has the splits {', '.join(unknown[:5])}.", f"Known are {', '.join(_SPLIT_NAMES)}."
+        )
+    return np.array([_SPLIT_NAMES[name] for name in plain], dtype=str)
 
 
 def by_split(samples: Samples, splits: npt.NDArray[np.str_], name: str) -> dict[Split, Samples]:

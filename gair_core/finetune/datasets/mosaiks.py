@@ -25,6 +25,7 @@ from gair_core.finetune.datasets.located import (
     Shares,
     by_split,
     clean_lonlat,
+    named_splits,
     split_within,
 )
 from gair_core.heads.base import HeadTarget
@@ -39,13 +40,6 @@ _UNITS = {
     "forest_cover": "percent",
     "nightlights": "log radiance",
     "elevation": "m",
-}
-_SPLITS = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
 }
 
 
@@ -93,7 +87,7 @@ def _read(config: MosaiksConfig) -> LocatedData:
     left_out["without a value"] = int((placed & ~np.isfinite(values)).sum())
     ids = np.array([str(row + 1) for row in range(len(table))])
     if "split" in table.columns:
-        splits = _splits(table["split"], path)
+        splits = named_splits(table["split"], f"The table {path}")
     else:
         splits = split_within(ids, ["all"] * len(ids), config.split, config.seed)
     rows = np.flatnonzero(placed & np.isfinite(values))
@@ -183,13 +177,3 @@ def _features(config: MosaiksConfig, rows: int, table: Path) -> npt.NDArray[np.f
             "Take both from the same release.",
         )
     return features
-
-
-def _splits(column: pd.Series, path: Path) -> npt.NDArray[np.str_]:
-    names = column.astype(str).str.strip().str.lower()
-    unknown = sorted(set(names) - set(_SPLITS))
-    if unknown:
-        raise BadInputError(
-            f"The table {path} has the splits {', '.join(unknown)}.", f"Known are {', '.join(_SPLITS)}."
-        )
-    return np.array([_SPLITS[name] for name in names])
