@@ -83,6 +83,9 @@ TASK_MODULES: dict[str, Registered] = {
     "location-map": Registered(
         "gair_core.inference.location_map", "map how similar a photo is to places, by the location encoder"
     ),
+    "train-head": Registered(
+        "gair_core.finetune.train_head", "train a head for segment from labelled polygons or points"
+    ),
     "import": Registered("gair_core.importers.task", "turn a foreign checkpoint into one of ours"),
     "info": Registered("gair_core.info", "say what a checkpoint holds"),
     "models": Registered("gair_core.catalogue", "list the registered models"),
