@@ -308,12 +308,12 @@ def export_table(
     if photos is not None:
         fields.append(QgsField(PHOTO, QVariant.String))
     for index, column in enumerate(columns):
-        fields.append(QgsField(column, _exported_type(rows.fields.at(index))))
+        fields.append(QgsField(column, exported_type(rows.fields.at(index))))
     writer = _writer(str(path), fields, places is not None, context)
     for number, feature in enumerate(rows.features):
         exported = QgsFeature(fields)
         start = [number] if photos is None else [number, photos.paths[number] or None]
-        exported.setAttributes([*start, *map(_plain, feature.attributes())])
+        exported.setAttributes([*start, *map(plain, feature.attributes())])
         if places is not None and places[number] is not None:
             exported.setGeometry(QgsGeometry.fromPointXY(places[number]))
         if not writer.addFeature(exported, QgsFeatureSink.Flag.FastInsert):
@@ -426,7 +426,8 @@ def _column_names(names: Iterable[str]) -> list[str]:
     return unique
 
 
-def _exported_type(field: QgsField) -> Any:  # noqa: ANN401
+def exported_type(field: QgsField) -> Any:  # noqa: ANN401
+    """Return the type of a table's column that holds a field's values."""
     # What QVariant.Type is depends on the version of Qt.
     if field.type() == QVariant.Bool:
         return QVariant.Bool
@@ -435,7 +436,7 @@ def _exported_type(field: QgsField) -> Any:  # noqa: ANN401
     return QVariant.String
 
 
-def _plain(value: object) -> bool | int | float | str | None:
+def plain(value: object) -> bool | int | float | str | None:
     """A value as a number, a truth value or text."""
     if value is None or value == NULL:
         return None

@@ -12,6 +12,7 @@ from .location_similarity import LocationSimilarityAlgorithm
 from .photo_similarity import PhotoSimilarityAlgorithm
 from .sample_embeddings import SampleEmbeddingsAlgorithm
 from .segment import SegmentAlgorithm
+from .train_head import TrainHeadAlgorithm
 
 ALGORITHMS = (
     SegmentAlgorithm,
@@ -21,6 +22,7 @@ ALGORITHMS = (
     SampleEmbeddingsAlgorithm,
     LocatePhotosAlgorithm,
     LocationSimilarityAlgorithm,
+    TrainHeadAlgorithm,
     ImportCheckpointAlgorithm,
     CreateEnvironmentAlgorithm,
     CheckEnvironmentAlgorithm,

@@ -450,6 +450,16 @@ class GairAlgorithm(QgsProcessingAlgorithm):
         request["scene"] = self.scene_source(name, extent, feedback)
         if extent is not None:
             request.update(extent_request(extent))
+        request.update(self.reading_request(parameters, context))
+        return request
+
+    def reading_request(self, parameters: Values, context: QgsProcessingContext) -> dict[str, Any]:
+        """Return the request's entries for how to read a scene, as far as they are given.
+
+        Raises:
+            QgsProcessingException: The bands or the classes to leave out cannot be read.
+        """
+        request: dict[str, Any] = {}
         bands = self.bands(parameters, context)
         if bands is not None:
             request["bands"] = bands

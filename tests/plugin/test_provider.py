@@ -19,6 +19,7 @@ PARAMETERS = {
     "sampleembeddings": "INPUT POINTS MODEL BANDS OUTPUT",
     "locatephotos": "INPUT FOLDER PHOTOS PHOTO_FIELD MODEL BANDS OUTPUT",
     "locationsimilarity": "PHOTO MODEL EXTENT RESOLUTION OUTPUT",
+    "trainhead": "INPUT LABELS CLASS_FIELD MODEL BANDS EXTENT OUTPUT_MODEL REPORT",
     "importcheckpoint": "FILE KIND OUTPUT HTML",
     "createenvironment": "BUILD INDEX_URL TORCH_INDEX_URL COMMANDS_ONLY",
     "checkenvironment": "MODEL DEVICE HTML",

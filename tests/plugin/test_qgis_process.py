@@ -28,6 +28,7 @@ ALGORITHMS = {
     "photosimilarity",
     "sampleembeddings",
     "segment",
+    "trainhead",
 }
 JSON_ON_STDIN_SINCE = 32400
 
