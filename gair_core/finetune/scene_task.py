@@ -38,7 +38,8 @@ from gair_core.finetune.tiled import tiled_logits
 from gair_core.head_checkpoint import HEAD_KINDS, save_head
 from gair_core.heads.base import AccuracyReport, Head, HeadMetadata
 from gair_core.heads.pixel import PixelLinearHead
-from gair_core.heads.upernet import UPerNetHead, default_blocks
+from gair_core.heads.temporal import SeriesConfig, SeriesLinearHead
+from gair_core.heads.upernet import UPerNetConfig, default_blocks
 from gair_core.metadata import Provenance
 from gair_core.model.gair import GAIR
 from gair_core.sentinel2.bands import normalize
@@ -282,9 +283,11 @@ def build_head(choice: HeadChoice, model: GAIR, metadata: HeadMetadata, data: Sc
         )
     kind = fitting[choice.kind]
     values: dict[str, Any] = {"embed_dim": model.config.embed_dim}
-    if issubclass(kind, UPerNetHead):
-        encoder = model.require_remote_sensing().config
+    encoder = model.require_remote_sensing().config
+    if issubclass(kind.config_class, (UPerNetConfig, SeriesConfig)):
         values = {"embed_dim": encoder.width, "blocks": default_blocks(encoder.depth)}
+    if issubclass(kind, SeriesLinearHead):
+        values["dates"] = data.longest
     try:
         config = kind.config_class.model_validate({**values, **choice.settings})
     except ValidationError as error:

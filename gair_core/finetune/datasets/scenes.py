@@ -60,6 +60,11 @@ class SceneData(ABC):
     std: tuple[float, ...] | None = None
     gsd: float = 10.0
 
+    @property
+    def longest(self) -> int:
+        """Scenes of the example that has the most; the others may have fewer."""
+        return 2 if self.use == "two dates" else 1
+
     @abstractmethod
     def names(self, split: Split) -> Sequence[str]:
         """Return the names of the examples of a split: their files, or what else people find them by."""

@@ -106,6 +106,12 @@ class SouthSudan(SceneData):
         ids = _read_partition(folder)
         self._ids = {split: ids[number] for split, number in _PARTITIONS.items()}
 
+    @property
+    def longest(self) -> int:
+        """Dates of the image that has the most, see `SceneData.longest`."""
+        most = max(len(self._read_days(number)) for ids in self._ids.values() for number in ids)
+        return min(most, self._dates or most)
+
     def names(self, split: Split) -> Sequence[str]:
         """Return the paths of the images, see `SceneData.names`."""
         return [str(self._image(number)) for number in self._ids[split]]

@@ -99,6 +99,12 @@ class WorldData(SceneData):
             return [_Item(tile, pair) for pair in itertools.combinations(order, 2)]
         return [_Item(tile, (number,)) for number in order]
 
+    @property
+    def longest(self) -> int:
+        """Scenes of the example that has the most, see `SceneData.longest`."""
+        lengths = [len(item.dates) for items in self._items.values() for item in items]
+        return max(lengths, default=0)
+
     def names(self, split: Split) -> Sequence[str]:
         """Return tiles and dates, see `SceneData.names`."""
         return [
