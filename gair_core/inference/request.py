@@ -219,10 +219,12 @@ def provenance(task: str, request: Request, model: GAIR, scene: Scene, **more: A
 
 
 def _without_folders(options: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: Path(value).name if isinstance(value, str) and os.sep in value else value
-        for name, value in options.items()
-    }
+    def public(value: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, list):
+            return [public(one) for one in value]
+        return Path(value).name if isinstance(value, str) and os.sep in value else value
+
+    return {name: public(value) for name, value in options.items()}
 
 
 def require_part(model: GAIR, part: str, task: str) -> None:

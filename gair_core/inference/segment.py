@@ -19,6 +19,7 @@ from gair_core.geo.grid import Grid
 from gair_core.head_checkpoint import load_head
 from gair_core.heads.base import Head
 from gair_core.inference.classes import class_dtype, class_values, class_writer
+from gair_core.inference.engine import TileFunction
 from gair_core.inference.lattice import PixelSampler, PixelStrip
 from gair_core.inference.models import load_model
 from gair_core.inference.outputs import Destination, check_destinations
@@ -26,9 +27,11 @@ from gair_core.inference.pixel_bands import PixelBands
 from gair_core.inference.polygons import PolygonWriter, Table
 from gair_core.inference.publish import published_together
 from gair_core.inference.radiometry import RadiometryCheck
-from gair_core.inference.request import Estimate, OutputWindow, SceneRequest, output_window, provenance
+from gair_core.inference.request import Estimate, OutputWindow, output_window, provenance
+from gair_core.inference.series import Series, SeriesRequest, find_dates, open_series
 from gair_core.inference.styles import ramp_style
 from gair_core.inference.writers import RasterWriter, expected_bytes, raster_destination
+from gair_core.model.gair import GAIR
 from gair_core.progress import Progress
 from gair_core.sentinel2.scene import Scene
 from gair_core.task import Result, Task
@@ -38,12 +41,16 @@ _NO_CONFIDENCE = 255
 _POLYGON_BYTES = 8
 
 
-class SegmentRequest(SceneRequest):
+class SegmentRequest(SeriesRequest):
     """Classify every pixel with a head and write a class raster with names and colours.
 
     Pixels without data are 0. The confidence is the softmax of the best class, taken of the interpolated
     logits; it is not calibrated. Polygons are connected patches of one class with the attributes value, name
     and area_m2 (on the ellipsoid).
+
+    A head for series sees all dates of a place: SCENE, whose pixels the output has, and those of --series,
+    which may be on other grids, or one file that holds them all (--bands-per-date). The scene's options hold
+    for every date. A pixel has data where any date has.
     """
 
     model: str = Field("demo", description="a checkpoint of a head, or the name of a registered one")
@@ -97,29 +104,32 @@ def segment(request: SegmentRequest, progress: Progress | None = None) -> Segmen
     head, model = load_head(
         request.model, backbone=request.backbone, load_model=partial(load_model, progress=progress)
     )
-    if head.scenes != 1:
-        raise BadInputError(
-            f"The head {request.model} looks at {head.scenes} dates, segment has one.", "Use gair change."
-        )
+    dates = find_dates(request)
+    head.check_scenes(len(dates))
     engine = request.engine(model)
     head.to(engine.device)
-    with request.open(request.scene, engine.config.gsd, progress) as scene:
+    with open_series(request, dates, engine.config.gsd, progress) as series:
+        scene, scenes = series.first, series.readers()
         place = output_window(scene, engine.patch, request.resolution, request.extent, request.extent_crs)
-        _check_destinations(request, place.grid, head, scene.files)
-        sampler = PixelSampler(place.whole, scene.grid, engine.patch, place.window, head.rim_weight(model))
+        _check_destinations(request, place.grid, head, series.files)
+        sampler = PixelSampler(
+            place.whole,
+            scene.grid,
+            engine.patch,
+            place.window,
+            head.tile_rim(model, len(scenes)),
+            subdivision=head.subdivision,
+        )
         plan = engine.plan(scene, sampler.lattice_window)
-
-        def transform(features: Tensor) -> Tensor:
-            return head.lattice(model, features)
+        lattice = _lattice(head, model, series.days)
 
         if request.dry_run:
             size = expected_bytes(place.grid, 1, class_dtype(head.classes))
             size += expected_bytes(place.grid, 1, "uint8") if request.confidence else 0
-            return Estimate(
-                tiles=plan.count, seconds=engine.seconds_per_tile(transform) * plan.count, bytes=size
-            )
-        tags = provenance("segment", request, model, scene, **describe_head(head))
-        sampled = sampler.sample(engine.strips(scene, plan, transform, progress, (0.0, 0.95)))
+            seconds = engine.seconds_per_stack(lattice, len(scenes))
+            return Estimate(tiles=plan.count * len(scenes), seconds=seconds * plan.count, bytes=size)
+        tags = provenance("segment", request, model, scene, **_describe_series(series), **describe_head(head))
+        sampled = sampler.sample(engine.tile_strips(scenes, plan, lattice, progress, (0.0, 0.95)))
         radiometry = RadiometryCheck(head)
         strips = _logits(head, sampled, _pixel_bands(head, scene, place), radiometry)
         pixels, polygons = _write(request, head, strips, grid=place.grid, tags=tags, progress=progress)
@@ -135,6 +145,26 @@ def segment(request: SegmentRequest, progress: Progress | None = None) -> Segmen
         polygon_count=polygons,
         warnings=tuple(progress.warnings),
     )
+
+
+def _lattice(head: Head, model: GAIR, days: Sequence[float] | None) -> TileFunction:
+    """Return what makes the head's channels of tiles, told when each scene was taken if that is known."""
+
+    def lattice(images: Sequence[Tensor], valid: Tensor) -> Tensor:
+        when = None if days is None else torch.tensor(days, device=valid.device).expand(len(valid), -1)
+        return head.tile_lattice(model, images, when, valid)
+
+    return lattice
+
+
+def _describe_series(series: Series) -> dict[str, Any]:
+    """Return what an output's tags say of the dates; nothing of one scene alone."""
+    if series.dates is None:
+        return {}
+    return {
+        "dates": [date.isoformat() for date in series.dates],
+        "series": [scene.provenance for scene in series.scenes[1:]],
+    }
 
 
 def _pixel_bands(head: Head, scene: Scene, place: OutputWindow) -> PixelBands | None:

@@ -20,10 +20,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import rasterio
 from affine import Affine
 from pydantic import Field
-from rasterio.errors import RasterioError
 
 from gair_core.config import Config, Positive
 from gair_core.errors import BadInputError
@@ -38,11 +36,11 @@ from gair_core.photos.tables import PhotoTable, read_photos, read_points
 from gair_core.pretrain.splits import SplitConfig, spatial_groups
 from gair_core.pretrain.store import Sample, StoreSummary, StoreWriter, Tile, encode_photo
 from gair_core.progress import Progress
+from gair_core.sentinel2.dates import product_date
 from gair_core.sentinel2.products import find_product
 from gair_core.sentinel2.scene import DEFAULT_SCL_CLASSES, Scene
 
 _DATE: Final = re.compile(r"(?<!\d)((?:19|20)\d\d)[-_:/]?(0[1-9]|1[0-2])[-_:/]?(0[1-9]|[12]\d|3[01])(?=\D|$)")
-_DATE_TAGS: Final = ("PRODUCT_URI", "PRODUCT_ID", "DATATAKE_IDENTIFIER", "system-index", "ACQUISITION_DATE")
 _TAKEN: Final = ("datetime_local", "taken", "date", "captured_at", "datetime", "timestamp")
 _CITY: Final = ("city", "city_ascii")
 _SETTLEMENT: Final = ("settlement", "urban_code")
@@ -293,22 +291,13 @@ def date_of_product(path: Path) -> str:
     Raises:
         BadInputError: They tell none.
     """
-    texts = []
-    if path.is_file():
-        try:
-            with rasterio.open(path) as dataset:
-                tags = dataset.tags()
-                texts = [tags[name] for name in _DATE_TAGS if name in tags]
-        except RasterioError:  # zips and STAC items are known by their names
-            texts = []
-    for text in (*texts, path.stem, path.parent.name):
-        found = _DATE.search(text)
-        if found:
-            return "-".join(found.groups())
-    raise BadInputError(
-        f"The date of the scene {path} is not known: neither its tags nor its name tell it.",
-        f"Give it: --date {path}=YYYY-MM-DD.",
-    )
+    found = product_date(path)
+    if found is None:
+        raise BadInputError(
+            f"The date of the scene {path} is not known: neither its tags nor its name tell it.",
+            f"Give it: --date {path}=YYYY-MM-DD.",
+        )
+    return found.isoformat()
 
 
 def group_scenes(scenes: Sequence[DatedScene]) -> list[SceneGroup]:
