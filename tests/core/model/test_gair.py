@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from gair_core.config import (
     GAIRConfig,
@@ -125,6 +127,27 @@ def test_three_poolings(pooling):
         "pooler": torch.tanh(model.street_view.pooler(tokens[:, 0])) if pooling == "pooler" else None,
     }[pooling]
     torch.testing.assert_close(model.encode_street_view(image), expected)
+
+
+@pytest.mark.parametrize(("patch", "tokens"), [(4, 64), (16, 4)])
+def test_a_convolutional_stem_makes_the_tokens_of_the_patch_size(patch, tokens):
+    torch.manual_seed(0)
+    photos = StreetViewConfig(image_size=32, patch_size=patch, stem="conv", width=32, depth=1, num_heads=2)
+    config = GAIRConfig(embed_dim=32, remote_sensing=None, nili=None, location=None, street_view=photos)
+    model = GAIR(config).eval()
+    images = torch.rand(3, 3, 32, 32)
+    assert model.street_view.vit.forward_features(images).shape == (3, tokens + 1, 32)
+    # No sample depends on the others of its batch: no statistics of batches inside.
+    model.train()
+    torch.testing.assert_close(model.encode_street_view(images)[:1], model.encode_street_view(images[:1]))
+    same = GAIR(GAIRConfig.parse(json.loads(config.model_dump_json()))).eval()
+    same.load_state_dict(model.state_dict())
+    torch.testing.assert_close(same.encode_street_view(images), model.encode_street_view(images))
+
+
+def test_a_convolutional_stem_needs_a_power_of_two():
+    with pytest.raises(ValidationError, match="2, 4, 8, 16 or 32, found 12"):
+        StreetViewConfig(image_size=96, patch_size=12, stem="conv")
 
 
 def test_projection_applies_only_where_asked():

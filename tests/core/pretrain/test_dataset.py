@@ -144,6 +144,19 @@ def test_an_unreadable_photo_is_left_out_and_reported(tmp_path: Path) -> None:
     assert batch.has_photo.tolist() == [False]
 
 
+def test_without_random_dates_the_photos_season_is_shown(tmp_path: Path) -> None:
+    store = Store(make_store(tmp_path / "store"))
+    augmentation = AugmentationConfig(random_date=False, flip_scene=False)
+    dataset = PretrainDataset(store, MODEL, augmentation)
+    for visit in range(8):
+        batch = dataset.read(Draw(visit, 0, visit))
+        tile = store.tile(str(store.samples.tile[visit]))
+        june = store.read_whole(tile, 1)
+        windows = np.lib.stride_tricks.sliding_window_view(june, batch.scene.shape[2:], axis=(1, 2))
+        same = (windows == batch.scene[0].numpy()[:, None, None]).all(axis=(0, 3, 4))
+        assert same.any()
+
+
 def test_cloudy_dates_are_passed_over(tmp_path: Path) -> None:
     tile = make_tile("t", 0, dates=3)
     tile.reflectance[0, :, :, :30] = 0

@@ -19,13 +19,16 @@ from torch import Tensor, nn
 from gair_core import checkpoint
 from gair_core.config import GAIRConfig
 from gair_core.model.gair import GAIR
+from gair_core.pretrain.augmentation import normalize_scenes
 from gair_core.pretrain.config import EvaluationConfig
 from gair_core.pretrain.evaluation import (
     RANKS,
     draw_galleries,
+    encode,
     evaluate,
     localize,
     recalls,
+    similarity_maps,
 )
 from gair_core.pretrain.probes import (
     LabelledPlaces,
@@ -159,10 +162,48 @@ def test_distances_from_the_peak_are_metres_from_the_true_place(store: Store, co
     rows = store.samples.select(split="train")[:8]
     localized = localize(colour_model, store, rows, CONFIG)
     assert (localized.metres >= 0).all()
-    assert localized.metres.max() <= 240 * 2**0.5
+    assert localized.metres.max() <= 400 * 2**0.5  # the whole tile
+    near = localize(colour_model, store, rows, CONFIG.model_copy(update={"scene_size": 8}))
+    assert near.metres.max() <= 80 * 2**0.5
     constant = GAIR(GAIRConfig.parse({**MODEL, "nili": None, "localizer": "pool"})).eval()
     flat = localize(constant, store, rows, CONFIG)
     np.testing.assert_allclose(flat.percentile, 50, atol=1e-6)
+
+
+def test_maps_show_the_whole_tile_with_the_place_where_the_store_has_it(
+    store: Store, colour_model: GAIR
+) -> None:
+    rows = store.samples.select(split="train")[:8]
+    found = {one.row: one for one in similarity_maps(colour_model, store, rows, CONFIG)}
+    assert sorted(found) == sorted(rows.tolist())
+    for row, one in found.items():
+        tile = store.tile(str(store.samples.tile[row]))
+        np.testing.assert_array_equal(one.scene, store.read_whole(tile, 1))  # June, as the photos
+        np.testing.assert_array_equal(one.place, store.samples.position[row])
+        assert one.cosine.shape == (40, 40)
+    windows = CONFIG.model_copy(update={"scene_size": 12})
+    for one in similarity_maps(colour_model, store, rows, windows):
+        position = store.samples.position[one.row]
+        corner = np.round(position - one.place).astype(int)
+        tile = store.tile(str(store.samples.tile[one.row]))
+        np.testing.assert_array_equal(one.scene, store.read_scene(tile, 1, *corner, 12))
+        # 12 is no multiple of the patches of 8: the map is cut back to the scene.
+        assert one.cosine.shape == (12, 12)
+        assert (one.place >= 0).all()
+        assert (one.place <= 12).all()
+
+
+def test_maps_are_the_cosine_of_photo_and_embedding(store: Store, model: GAIR) -> None:
+    row = store.samples.select(split="train")[:1]
+    (one,) = similarity_maps(model, store, row, CONFIG)
+    images = normalize_scenes(
+        torch.from_numpy(one.scene.astype(np.float32))[None], model.config.remote_sensing
+    )
+    with torch.no_grad():
+        dense = model.interpolate_dense(model.encode_remote_sensing(images), (40, 40))[0]
+    photo = encode(model, store, row, CONFIG, ("photo",)).photo[0]
+    expected = F.cosine_similarity(dense, photo[:, None, None], dim=0)
+    torch.testing.assert_close(one.cosine, expected, atol=1e-5, rtol=0)
 
 
 def test_location_retrieval_has_recalls_and_kilometres(store: Store, model: GAIR) -> None:
@@ -238,13 +279,12 @@ def test_the_command_prints_the_model_beside_an_untrained_one_and_draws(
 
 
 def test_the_star_of_figure_7_stands_on_the_true_place(store: Store, colour_model: GAIR) -> None:
-    from gair_core.pretrain.evaluation import EvaluationReader
     from gair_core.pretrain.figures import _STAR, figure_7
 
     rows = store.samples.select(split="test")[:1]
     pixels = np.asarray(figure_7(colour_model, store, rows, CONFIG)).astype(int)
-    uv = EvaluationReader(store, colour_model, ("scene",), CONFIG).read(int(rows[0])).uv[0].tolist()
-    left, top = 6 + 294 + uv[0] * 288, 6 + 18 + uv[1] * 288
+    row, col = store.samples.position[rows[0]]  # in a tile of 40 pixels
+    left, top = 6 + 294 + col / 40 * 288, 6 + 18 + row / 40 * 288
     red = (pixels == _STAR).all(axis=2)
     red[:, :300] = False
     red[:, 594:] = False
