@@ -267,12 +267,13 @@ class _Training:
         """Return how well held-out polygons were classified."""
         held_out = self.fitted.held_out
         known = int((held_out >= 0).sum())
-        folds = len(np.unique(self.fitted.fold[held_out >= 0]))
         data = "No polygon could be held out, so nobody knows how good this head is."
         if known:
+            blocks = self.fitted.blocks
+            what = "single polygons" if blocks is None else f"{blocks} spatial blocks of whole polygons"
             data = (
                 f"{known:,} of {len(held_out):,} labelled pixels, each classified by a fit that had not "
-                f"seen its polygon: cross-validation by whole polygons in {folds} parts."
+                f"seen its polygon: nested cross-validation in {self.fitted.folds} parts, made of {what}."
             )
         confusion = confusion_matrix(self.samples.target, held_out, len(self.labels.classes))
         return accuracy_report(confusion, [one.name for one in self.labels.classes], data)
