@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from gair_core.errors import BadInputError
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -39,19 +41,30 @@ class RunLog:
             name: ``training`` or ``evaluation``.
             step: Steps made.
             values: Numbers by name, the same names in each line of a file.
+
+        Raises:
+            BadInputError: It cannot be written, as on a full disk; states are as they were.
         """
         path = self.folder / f"{name}.csv"
-        columns = self._columns.setdefault(name, ["step", *values])
+        try:
+            self._append(path, self._columns.setdefault(name, ["step", *values]), {"step": step, **values})
+        except OSError as error:
+            raise BadInputError(
+                f"The log {path} could not be written after step {step}: {error}.",
+                "Make room and run again with --resume: the last state that was saved is complete.",
+            ) from error
+        if self._board is not None:
+            for key, value in values.items():
+                self._board.add_scalar(f"{name}/{key}", value, step)
+
+    @staticmethod
+    def _append(path: Path, columns: list[str], line: Mapping[str, float]) -> None:
         new = not path.exists()
         with path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             if new:
                 writer.writerow(columns)
-            line: dict[str, float] = {"step": step, **values}
             writer.writerow([f"{line[column]:.9g}" if column in line else "" for column in columns])
-        if self._board is not None:
-            for key, value in values.items():
-                self._board.add_scalar(f"{name}/{key}", value, step)
 
     def close(self) -> None:
         """Write what TensorBoard still holds."""

@@ -247,6 +247,15 @@ def test_a_full_disk_keeps_the_last_good_state(
     assert_same(tmp_path / "whole", tmp_path / "run")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_log_on_a_full_disk_says_how_to_go_on(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    (tmp_path / "training.csv").symlink_to("/dev/full")
+    with pytest.raises(BadInputError, match="after step 7.*No space left") as caught:
+        log.write("training", 7, {"loss": 0.5})
+    assert "--resume" in caught.value.hint
+
+
 def test_unreadable_photos_are_counted_up_to_a_limit(tmp_path: Path) -> None:
     folder = make_store(tmp_path / "store")
     shard = folder / "photos" / "Aa.tar"
