@@ -15,6 +15,8 @@ from gair_core.heads.base import (
 from gair_core.heads.fusion import FusionHead
 from gair_core.heads.geo_prior import GeoPrior
 from gair_core.heads.linear import LinearChangeHead, LinearHead
+from gair_core.heads.pixel import PixelLinearConfig, PixelLinearHead
+from gair_core.heads.pixel_features import PixelFeatures
 from gair_core.heads.point import PointHead, PointHeadConfig
 from gair_core.heads.probes import LinearProbe, NonlinearProbe
 from gair_core.heads.regression import LocationRegression
@@ -35,6 +37,9 @@ __all__ = [
     "LinearProbe",
     "LocationRegression",
     "NonlinearProbe",
+    "PixelFeatures",
+    "PixelLinearConfig",
+    "PixelLinearHead",
     "PointHead",
     "PointHeadConfig",
 ]

@@ -136,9 +136,8 @@ def fit(
     options = options or FitOptions()
     valid = np.flatnonzero(table.valid)
     _check_classes(target[valid], classes)
-    job = _Job(
-        table.take(valid), target[valid], polygon[valid], len(classes), options, progress or Progress(), share
-    )
+    part = table if len(valid) == len(table) else table.take(valid)
+    job = _Job(part, target[valid], polygon[valid], len(classes), options, progress or Progress(), share)
     folds = assign_folds(job.polygon, job.target, job.table.lonlat, options.folds, options.seed)
     search = job.search(folds)
     setting, scores = search.choose(frozenset())

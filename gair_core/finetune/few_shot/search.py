@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -109,10 +109,10 @@ class Training:
         self._features = np.concatenate(
             [(bands - self._band_mean) / self._band_scale, (embedding - self._centre) @ self._basis], axis=1
         )
-        self._last: dict[int, Solution] = {}
+        self._bands_alone: dict[float, Solution] = {}
 
     def fit(self, setting: Setting, tolerance: float) -> Classifier:
-        """Return the classifier of a setting; it starts where the last one with as many components ended."""
+        """Return the classifier of a setting."""
         bands = len(self._band_mean)
         count = min(setting.components, self._basis.shape[1])
         penalty = np.full(bands + count, setting.penalty)
@@ -124,9 +124,10 @@ class Training:
             penalty,
             self._classes,
             tolerance=tolerance,
-            start=self._last.get(count),
+            start=self._start(setting.penalty, count),
         )
-        self._last[count] = solution
+        if count == 0:
+            self._bands_alone[setting.penalty] = solution
         weight = (self._basis[:, :count] @ solution.coefficients[bands:]).T
         return Classifier(
             weight,
@@ -135,6 +136,20 @@ class Training:
             self._band_mean,
             self._band_scale,
         )
+
+    def _start(self, penalty: float, count: int) -> Solution | None:
+        """Return the bands' solution at this penalty, or, for the bands alone, at the next larger one.
+
+        Never another that happens to be known: what was tried before may depend on polygons that this
+        training must not know of.
+        """
+        if count == 0:
+            larger = [known for known in self._bands_alone if known > penalty]
+            return self._bands_alone[min(larger)] if larger else None
+        known = self._bands_alone.get(penalty)
+        if known is None:
+            return None
+        return replace(known, coefficients=np.pad(known.coefficients, ((0, count), (0, 0))))
 
 
 def _moments(values: Float64Array, weights: Float64Array) -> tuple[Float64Array, Float64Array]:

@@ -22,8 +22,8 @@ TOLERANCE = 1e-6
 _STEPS = 40
 _ROUNDS = 50
 _HISTORY = 20
-# Keeps the curvature of what is already certain from vanishing; a share of the bound of Boehning (1992).
-_FLOOR = 0.01
+# Keeps the curvature of what is certain by now from vanishing; p (1 - p) is at most 0.25.
+_FLOOR = 0.005
 _ABSENT = -1e6
 
 
@@ -68,8 +68,8 @@ def solve(
     """Minimise sum_i w_i CE(softmax(x_i B + b), y_i) + 1/2 sum_j p_j |B_j|^2.
 
     L-BFGS in float64. Bands and their means are nearly collinear, so the plain problem is badly conditioned;
-    the steps are taken in coordinates in which the mean of the classes' own blocks of the Hessian is the
-    identity, and these coordinates are renewed as the solution sharpens.
+    the steps are taken in coordinates in which every class's own block of the Hessian is the identity, and
+    these coordinates are renewed as the solution sharpens.
 
     Args:
         features: X, shape (N, F), best of about unit variance.
@@ -146,19 +146,22 @@ class _Objective:
         residual[torch.arange(len(residual)), self._target] -= 1
         return value, self._transposed @ (residual * self._weights[:, None]) + penalised
 
-    def curvature_root(self, parameters: Tensor) -> Tensor:
-        """Return L with L L' = the mean over the classes of the Hessian's block, and a floor under it."""
+    def curvature_roots(self, parameters: Tensor) -> Tensor:
+        """Return L with L L' = a class's own block of the Hessian and a floor, (classes, F + 1, F + 1)."""
         probability = torch.softmax(self._features @ parameters, dim=1)
-        spread = (probability * (1 - probability)).mean(dim=1) + _FLOOR / 2
-        curvature = self._transposed @ (self._features * (self._weights * spread)[:, None])
-        root: Tensor = torch.linalg.cholesky(curvature + torch.diag(self._penalty))
-        return root
+        spread = (probability * (1 - probability) + _FLOOR) * self._weights[:, None]
+        blocks = torch.stack([self._transposed @ (self._features * one[:, None]) for one in spread.T])
+        roots: Tensor = torch.linalg.cholesky(blocks + torch.diag(self._penalty))
+        return roots
 
 
 def _minimise(objective: _Objective, parameters: Tensor) -> tuple[Tensor, int]:
-    """Take some steps in the coordinates L' B, L the root of the curvature at the start."""
-    root = objective.curvature_root(parameters)
-    inner = (root.T @ parameters).contiguous().requires_grad_()
+    """Take some steps in the coordinates L' B of each class, L the root of its curvature at the start."""
+    roots = objective.curvature_roots(parameters)
+    inverse = torch.linalg.solve_triangular(
+        roots, torch.eye(len(parameters), dtype=torch.float64).expand_as(roots), upper=False
+    )
+    inner = (roots.mT @ parameters.T[:, :, None]).contiguous().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [inner],
         max_iter=_STEPS,
@@ -168,13 +171,14 @@ def _minimise(objective: _Objective, parameters: Tensor) -> tuple[Tensor, int]:
         line_search_fn="strong_wolfe",
     )
 
+    def plain() -> Tensor:
+        return (inverse.mT @ inner.detach())[:, :, 0].T
+
     @torch.no_grad()
     def closure() -> float:
-        plain = torch.linalg.solve_triangular(root.T, inner, upper=True)
-        value, gradient = objective.value_and_gradient(plain)
-        inner.grad = torch.linalg.solve_triangular(root, gradient, upper=False).contiguous()
+        value, gradient = objective.value_and_gradient(plain())
+        inner.grad = inverse @ gradient.T[:, :, None]
         return float(value)
 
     optimizer.step(closure)
-    plain = torch.linalg.solve_triangular(root.T, inner.detach(), upper=True)
-    return plain, int(optimizer.state[inner]["n_iter"])
+    return plain(), int(optimizer.state[inner]["n_iter"])
