@@ -70,6 +70,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--photos", type=int, default=80, help="photos of a city (%(default)s)")
     parser.add_argument("--size", type=int, default=192, help="side of a city, pixels of 10 m (%(default)s)")
     parser.add_argument("--photo-size", type=int, default=96, help="side of a photo, pixels (%(default)s)")
+    parser.add_argument(
+        "--days",
+        type=date.fromisoformat,
+        nargs="+",
+        default=DAYS,
+        help="days of the scenes, such as 2023-07-10",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the world (%(default)s)")
     parser.add_argument(
         "--processes", type=int, default=os.cpu_count() or 1, help="cities drawn at a time (%(default)s)"
@@ -93,7 +100,13 @@ def _estimate(options: argparse.Namespace) -> str:
         city = World(options.seed).city(0, options.size)
         alone = SplitConfig(validation=0, test=0)
         write_store(
-            folder, [city], DAYS, Progress(), photos=options.photos, size=options.photo_size, splits=alone
+            folder,
+            [city],
+            options.days,
+            Progress(),
+            photos=options.photos,
+            size=options.photo_size,
+            splits=alone,
         )
         seconds, size = time.monotonic() - began, _bytes_of(Path(folder))
     minutes = seconds * options.cities / options.processes / 60
@@ -111,7 +124,7 @@ def _build(options: argparse.Namespace, progress: Progress) -> StoreSummary:
     return write_store(
         options.output,
         cities,
-        DAYS,
+        options.days,
         progress,
         photos=options.photos,
         size=options.photo_size,

@@ -8,6 +8,7 @@ seed 23, is the validation split, and the validation folder is the test split.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
@@ -101,11 +102,9 @@ def _list_pairs(folder: Path, name: str) -> list[tuple[Path, Path]]:
 
 def _validation_rows(count: int) -> frozenset[int]:
     """Return the images that are held out of so many, as scikit-learn's ``train_test_split`` draws them."""
-    from sklearn.model_selection import train_test_split
-
     if count < 2:
         raise BadInputError(
             f"{BurnScars.title}: {count} training image cannot be split.", "Unpack all of it."
         )
-    held_out = train_test_split(np.arange(count), test_size=_VALIDATION_SHARE, random_state=_SEED)[1]
-    return frozenset(int(row) for row in held_out)
+    order = np.random.RandomState(_SEED).permutation(count)
+    return frozenset(int(row) for row in order[: math.ceil(_VALIDATION_SHARE * count)])
