@@ -26,14 +26,14 @@ from gair_core.finetune.few_shot.labels import LabelLayer, read_labels
 from gair_core.finetune.few_shot.report import ReportContent, TrainedScene, render_report
 from gair_core.finetune.few_shot.report_map import ReportMap, class_picture, map_areas, true_colour_picture
 from gair_core.finetune.few_shot.samples import LabelledScene, Samples, collect_samples, label_scenes
-from gair_core.geo.grid import Window
+from gair_core.geo.grid import Grid, Window
 from gair_core.head_checkpoint import save_head
 from gair_core.heads.base import AccuracyReport, HeadMetadata, embedding_lattice, embedding_localizer
 from gair_core.heads.pixel_features import PixelFeatures
 from gair_core.inference.engine import Engine
 from gair_core.inference.lattice import PixelSampler
 from gair_core.inference.models import load_model
-from gair_core.inference.outputs import Destination, check_destinations
+from gair_core.inference.outputs import Destination, check_destinations, explained
 from gair_core.inference.publish import published_together
 from gair_core.inference.request import (
     EngineOptions,
@@ -188,13 +188,14 @@ def _estimate(
     engine: Engine,
     labelled: Sequence[LabelledScene],
     features: PixelFeatures,
-    place: OutputWindow | None,
+    place: _MapPlace | None,
 ) -> Estimate:
     tiles = sum(tiles_needed(engine, one.scene, one.places.row, one.places.col) for one in labelled)
     size = _head_bytes(request, engine.model, len(labelled[0].places.labelled), features)
     if place is not None:
         scene = labelled[0].scene
-        sampler = PixelSampler(place.whole, scene.grid, engine.patch, place.window)
+        window = place.window
+        sampler = PixelSampler(window.whole, scene.grid, engine.patch, window.window)
         tiles += engine.plan(scene, sampler.lattice_window).count
         size += _REPORT_BYTES
     seconds = engine.seconds_per_tile(lambda encoded: embedding_lattice(engine.model, encoded))
@@ -208,11 +209,11 @@ def _train(
     labelled: Sequence[LabelledScene],
     *,
     features: PixelFeatures,
-    place: OutputWindow | None,
+    place: _MapPlace | None,
     progress: Progress,
 ) -> TrainHeadResult:
     read, fitted, mapped = _STAGES[place is not None]
-    samples = collect_samples(engine, labels, labelled, features, progress=progress, share=(0.0, read))
+    samples = collect_samples(engine, labelled, features, progress=progress, share=(0.0, read))
     found = fit(
         samples.table,
         samples.target,
@@ -232,7 +233,8 @@ def _train(
             part = _MapProgress(progress, (fitted, mapped))
             content = _report(training, engine.model, place, head=staged, part=part)
             page = publication.stage(Path(request.report))
-            page.write_text(render_report(content), encoding="utf-8", newline="\n")
+            with explained(page):
+                page.write_text(render_report(content), encoding="utf-8", newline="\n")
         progress.raise_if_cancelled()
     progress.report(1.0, "done")
     return training.result(progress)
@@ -356,24 +358,41 @@ class _MapProgress(Quiet):
             super().log(level, message)
 
 
-def _map_place(request: TrainHeadRequest, engine: Engine, first: LabelledScene) -> OutputWindow:
-    """Return the part of a scene that the report maps: what was asked for, all of it, or the middle."""
-    scene, native = first.scene, first.scene.native
-    if request.extent is not None:
-        return output_window(scene, engine.patch, None, request.extent, request.extent_crs)
-    if engine.plan(scene).count <= _MAP_TILES:
-        return OutputWindow(native, native.full_window)
-    # As many tiles along each side as make up the limit, around the middle of the labels.
+@dataclass(frozen=True)
+class _MapPlace:
+    """The part of a scene that the report maps; the extent is what `segment` is asked for."""
+
+    window: OutputWindow
+    extent: Extent | None
+    extent_crs: str | None
+
+    @property
+    def grid(self) -> Grid:
+        """Grid of the map."""
+        return self.window.grid
+
+
+def _map_place(request: TrainHeadRequest, engine: Engine, first: LabelledScene) -> _MapPlace:
+    """Return what was asked for, the whole scene, or of a large one a part around the labels' middle."""
+    extent, crs = request.extent, request.extent_crs
+    if extent is None and engine.plan(first.scene).count > _MAP_TILES:
+        extent, crs = first.scene.native.crop(_middle(engine, first)).bounds, None
+    return _MapPlace(output_window(first.scene, engine.patch, None, extent, crs), extent, crs)
+
+
+def _middle(engine: Engine, first: LabelledScene) -> Window:
+    """Return as many tiles along each side as make up the limit, around the middle of the labels."""
+    native, model = first.scene.native, first.scene.grid
     reach = (engine.tile - 2 * engine.margin) * engine.patch * max(1, int(_MAP_TILES**0.5) - 1)
-    height = min(native.height, round(reach * native.height / scene.grid.height))
-    width = min(native.width, round(reach * native.width / scene.grid.width))
+    height = min(native.height, round(reach * native.height / model.height))
+    width = min(native.width, round(reach * native.width / model.width))
     row = int(np.clip(np.median(first.places.row) - height // 2, 0, native.height - height))
     col = int(np.clip(np.median(first.places.col) - width // 2, 0, native.width - width))
-    return OutputWindow(native, Window(row, col, height, width))
+    return Window(row, col, height, width)
 
 
 def _report(
-    training: _Training, model: GAIR, place: OutputWindow, *, head: Path, part: _MapProgress
+    training: _Training, model: GAIR, place: _MapPlace, *, head: Path, part: _MapProgress
 ) -> ReportContent:
     """Map a scene with the finished head and return what the report says."""
     request, labels, samples = training.request, training.labels, training.samples
@@ -402,7 +421,7 @@ def _report(
         accuracy=training.accuracy(),
         areas=estimate_areas(units, map_areas(raster, place.grid, classes)) if units.any() else [],
         map=ReportMap(
-            true_colour=true_colour_picture(first.scene, place.window, labels),
+            true_colour=true_colour_picture(first.scene, place.window.window, labels),
             classes=class_picture(raster, place.grid, classes),
             caption=_caption(first, place),
         ),
@@ -416,7 +435,7 @@ def _report(
 def _segment(
     request: TrainHeadRequest,
     first: LabelledScene,
-    place: OutputWindow,
+    place: _MapPlace,
     *,
     head: Path,
     raster: Path,
@@ -424,14 +443,14 @@ def _segment(
 ) -> None:
     """Write the classes of a part of a scene, exactly as `gair segment` will."""
     shared = (*SceneOptions.model_fields, "device", "tile_size", "margin", "batch_size")
-    whole = place.window == place.whole.full_window
     segment(
         SegmentRequest(
             scene=first.source,
             output=str(raster),
             model=str(head),
             backbone=None if request.embed_backbone else request.model,
-            extent=None if whole else place.grid.bounds,
+            extent=place.extent,
+            extent_crs=place.extent_crs,
             token=request.token,
             **{name: getattr(request, name) for name in shared},
         ),
@@ -439,9 +458,9 @@ def _segment(
     )
 
 
-def _caption(first: LabelledScene, place: OutputWindow) -> str:
+def _caption(first: LabelledScene, place: _MapPlace) -> str:
     size = f"{place.grid.width:,} x {place.grid.height:,} pixels"
-    if place.window == place.whole.full_window:
+    if place.extent is None:
         return f"{first.name}, {size}."
     return f"A part of {first.name}, {size}; areas are of this part, not of the scene."
 

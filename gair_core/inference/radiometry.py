@@ -1,8 +1,7 @@
 """Whether a scene reflects as the scenes did that a head was trained on.
 
 A forgotten offset of 1000 DN, or another processing level, moves every band; a classifier then answers as
-confidently as ever, and wrongly. What is compared is robust: bands are measured in their own standard
-deviations, and the median over the ten bands must be far off.
+confidently as ever, and wrongly. Other land cover moves single bands, and some up while others go down.
 """
 
 from __future__ import annotations
@@ -17,8 +16,9 @@ from gair_core.sentinel2.bands import BANDS
 IntArray = npt.NDArray[np.int64]
 Values = npt.NDArray[np.floating]
 
-# Standard deviations. Another season or other land cover moves single bands by so much, seldom most of them.
+# Most bands are off by more standard deviations than this, or all of them by more DN in one direction.
 _FAR = 2.0
+_FAR_DN = 500.0
 # Fewer pixels of a class than this say little about how a scene reflects.
 _FEWEST = 5
 
@@ -36,17 +36,23 @@ def differing_scenes(bands: Values, target: IntArray, origin: IntArray) -> list[
     """
     found = []
     for scene in np.unique(origin):
-        shifts = []
+        shifts, spreads = [], []
         for one in np.unique(target[origin == scene]):
             own = bands[(target == one) & (origin == scene), : len(BANDS)]
             others = bands[(target == one) & (origin != scene), : len(BANDS)]
             if min(len(own), len(others)) >= _FEWEST:
-                spread = np.sqrt((own.var(axis=0) + others.var(axis=0)) / 2)
-                shifts.append((own.mean(axis=0) - others.mean(axis=0)) / np.maximum(spread, 1))
-        if shifts and np.median(np.abs(np.mean(shifts, axis=0))) > _FAR:
+                shifts.append(own.mean(axis=0) - others.mean(axis=0))
+                spreads.append(np.sqrt((own.var(axis=0) + others.var(axis=0)) / 2))
+        if shifts and _is_far(np.mean(shifts, axis=0), np.mean(spreads, axis=0)):
             found.append(int(scene))
     # Of two scenes each differs from the other: the first one is what the user compares with.
     return found[1:] if len(found) == len(np.unique(origin)) else found
+
+
+def _is_far(shift: npt.NDArray[np.float64], spread: npt.NDArray[np.float64]) -> bool:
+    """Return whether the means of the bands are so far apart (DN) that land cover does not explain it."""
+    most = np.median(np.abs(shift) / np.maximum(spread, 1)) > _FAR
+    return bool(most or shift.min() > _FAR_DN or shift.max() < -_FAR_DN)
 
 
 class RadiometryCheck:
@@ -75,8 +81,7 @@ class RadiometryCheck:
         if self._mean is None or self._count == 0:
             return None
         found = self._sum / self._count
-        far = (found - self._mean) / self._scale
-        if np.median(np.abs(far)) <= _FAR:
+        if not _is_far(found - self._mean, self._scale):
             return None
         return (
             f"This scene reflects far differently from what the head was trained on (mean of the ten bands "

@@ -37,6 +37,16 @@ class AreaEstimate:
     margin: float | None
     units: float
 
+    @property
+    def low(self) -> float:
+        """Lower end of the interval; an area is not negative."""
+        return max(self.area - (self.margin or 0), 0.0)
+
+    @property
+    def high(self) -> float:
+        """Upper end of the interval."""
+        return self.area + (self.margin or 0)
+
 
 def confusion_matrix(target: IntArray, predicted: IntArray, classes: int) -> IntArray:
     """Return counts of pixels, rows reference and columns prediction, (classes, classes).

@@ -167,7 +167,9 @@ def _class_keys(values: pd.Series, field: str, source: str) -> tuple[Shapes, boo
     keys = np.full(len(values), None, dtype=object)
     known = values.notna().to_numpy()
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
-        numbers = values[known].to_numpy(dtype=np.float64)
+        every = values.to_numpy(dtype=np.float64, na_value=np.nan)
+        known = known & np.isfinite(every)
+        numbers = every[known]
         fractions = numbers[numbers != np.round(numbers)]
         if len(fractions):
             raise BadInputError(

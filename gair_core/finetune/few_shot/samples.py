@@ -188,7 +188,6 @@ def _without_empty_classes(
 
 def collect_samples(
     engine: Engine,
-    labels: LabelLayer,
     labelled: Sequence[LabelledScene],
     features: PixelFeatures,
     *,
@@ -199,14 +198,13 @@ def collect_samples(
 
     Args:
         engine: The engine.
-        labels: The labels.
-        labelled: Their scenes.
+        labelled: The scenes.
         features: Which features of the pixels.
         progress: Told the done fraction and given the warnings; may cancel.
         share: Part of the caller's progress that this is.
 
     Raises:
-        BadInputError: A class has no pixel with data.
+        BadInputError: A file is damaged.
         CancelledError: The user cancelled.
     """
     counts = [len(one.places) for one in labelled]
@@ -229,7 +227,12 @@ def collect_samples(
     polygon = np.concatenate([one.places.polygon for one in labelled])
     origin = np.repeat(np.arange(len(labelled)), counts)
     good = table.valid
-    _check_data(labels, target, good, progress)
+    if not good.all():
+        progress.log(
+            "warning",
+            f"{int((~good).sum())} of {len(good)} labelled pixels have no data (nodata, clouds or a mask) "
+            "and are left out.",
+        )
     samples = Samples(table.take(good), target[good], polygon[good], origin[good])
     for number in differing_scenes(samples.table.bands, samples.target, samples.origin):
         progress.log(
@@ -238,19 +241,3 @@ def collect_samples(
             "same class: check its offset (--offset) and its date.",
         )
     return samples
-
-
-def _check_data(labels: LabelLayer, target: IntArray, good: np.ndarray, progress: Progress) -> None:
-    counts = np.bincount(target[good], minlength=len(labels.classes))
-    lost = [one.name for one, count in zip(labels.classes, counts, strict=True) if count == 0]
-    if lost:
-        raise BadInputError(
-            f"All labelled pixels of {', '.join(lost[:_NAMED])} are without data (nodata, clouds or a mask).",
-            "Label pixels with data, use a clearer scene, or leave fewer SCL classes out.",
-        )
-    if not good.all():
-        progress.log(
-            "warning",
-            f"{int((~good).sum())} of {len(good)} labelled pixels have no data (nodata, clouds or a mask) "
-            "and are left out.",
-        )
