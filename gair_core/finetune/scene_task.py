@@ -85,6 +85,7 @@ class SceneTaskConfig(TaskConfig):
             model's (PANGAEA); ``model``: scenes are scaled as they were in pretraining.
         missing: What the encoder sees in place of bands that the data set lacks: their ``mean``, or ``zero``
             on the scale from 0 to 1.
+        title: One line for people, kept in the head; empty for one made of the data set's name.
         class_weights: ``inverse_frequency`` gives every class of the training labels the same weight in all.
     """
 
@@ -96,9 +97,10 @@ class SceneTaskConfig(TaskConfig):
     flip: bool = True
     statistics: Literal["dataset", "model"] = "dataset"
     missing: MissingBands = "mean"
+    title: str = ""
     class_weights: ClassWeights = "none"
 
-    movable: ClassVar[frozenset[str]] = frozenset({"data.folder"})
+    movable: ClassVar[frozenset[str]] = frozenset({"data.folder", "title"})
 
     def build(self, model: GAIR, *, frozen: bool, seed: int) -> FinetuneTask:
         """Return the task, see `TaskConfig.build`."""

@@ -191,11 +191,8 @@ class TaskConfig(Config, ABC):
     Derive from it and add ``kind: Literal["..."] = "..."``.
 
     Attributes:
-        title: One line for people, kept in the head; empty for one made of the data set's name.
         movable: Dotted names of its values that say where files lie; they may differ when a run is continued.
     """
-
-    title: str = ""
 
     movable: ClassVar[frozenset[str]] = frozenset()
 

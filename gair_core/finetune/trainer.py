@@ -40,7 +40,7 @@ from gair_core.yaml_config import list_changes, to_yaml
 
 # What may differ between a run and its continuation: it changes neither steps nor which of them is the best.
 _FREE: Final = frozenset(
-    {"output", "model", "workers", "prefetch", "log_every", "save_every", "test", "accelerator", "task.title"}
+    {"output", "model", "workers", "prefetch", "log_every", "save_every", "test", "accelerator"}
 )
 _LISTED: Final = 20
 
