@@ -24,7 +24,7 @@ _FEWEST = 5
 
 
 def differing_scenes(bands: Values, target: IntArray, origin: IntArray) -> list[int]:
-    """Return which scenes reflect far differently from the others where they have the same class.
+    """Return which scenes reflect far differently from those before them where they have the same class.
 
     Args:
         bands: Features of labelled pixels, the ten bands (DN) first, shape (N, F).
@@ -39,14 +39,13 @@ def differing_scenes(bands: Values, target: IntArray, origin: IntArray) -> list[
         shifts, spreads = [], []
         for one in np.unique(target[origin == scene]):
             own = bands[(target == one) & (origin == scene), : len(BANDS)]
-            others = bands[(target == one) & (origin != scene), : len(BANDS)]
+            others = bands[(target == one) & (origin < scene), : len(BANDS)]
             if min(len(own), len(others)) >= _FEWEST:
                 shifts.append(own.mean(axis=0) - others.mean(axis=0))
                 spreads.append(np.sqrt((own.var(axis=0) + others.var(axis=0)) / 2))
         if shifts and _is_far(np.mean(shifts, axis=0), np.mean(spreads, axis=0)):
             found.append(int(scene))
-    # Of two scenes each differs from the other: the first one is what the user compares with.
-    return found[1:] if len(found) == len(np.unique(origin)) else found
+    return found
 
 
 def _is_far(shift: npt.NDArray[np.float64], spread: npt.NDArray[np.float64]) -> bool:

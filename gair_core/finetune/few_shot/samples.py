@@ -237,7 +237,7 @@ def collect_samples(
     for number in differing_scenes(samples.table.bands, samples.target, samples.origin):
         progress.log(
             "warning",
-            f"The scene {labelled[number].name} reflects far differently from the others where it has the "
-            "same class: check its offset (--offset) and its date.",
+            f"The scene {labelled[number].name} reflects far differently from those before it where "
+            "they have the same class: check its offset (--offset) and its date.",
         )
     return samples
