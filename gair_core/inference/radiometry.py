@@ -36,19 +36,20 @@ def differing_scenes(bands: Values, target: IntArray, origin: IntArray) -> list[
     """
     found = []
     for scene in np.unique(origin):
-        shifts, spreads = [], []
+        shifts: list[Values] = []
+        spreads: list[Values] = []
         for one in np.unique(target[origin == scene]):
             own = bands[(target == one) & (origin == scene), : len(BANDS)]
             others = bands[(target == one) & (origin < scene), : len(BANDS)]
             if min(len(own), len(others)) >= _FEWEST:
                 shifts.append(own.mean(axis=0) - others.mean(axis=0))
                 spreads.append(np.sqrt((own.var(axis=0) + others.var(axis=0)) / 2))
-        if shifts and _is_far(np.mean(shifts, axis=0), np.mean(spreads, axis=0)):
+        if shifts and _is_far(np.asarray(np.mean(shifts, axis=0)), np.asarray(np.mean(spreads, axis=0))):
             found.append(int(scene))
     return found
 
 
-def _is_far(shift: npt.NDArray[np.float64], spread: npt.NDArray[np.float64]) -> bool:
+def _is_far(shift: Values, spread: Values) -> bool:
     """Return whether the means of the bands are so far apart (DN) that land cover does not explain it."""
     most = np.median(np.abs(shift) / np.maximum(spread, 1)) > _FAR
     return bool(most or shift.min() > _FAR_DN or shift.max() < -_FAR_DN)
