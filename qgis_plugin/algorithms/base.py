@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from qgis.core import (
     QgsCoordinateReferenceSystem,
+    QgsMapLayer,
+    QgsProcessing,
     QgsProcessingAlgorithm,
     QgsProcessingContext,
     QgsProcessingException,
@@ -22,6 +24,7 @@ from qgis.core import (
     QgsProcessingParameterDefinition,
     QgsProcessingParameterEnum,
     QgsProcessingParameterExtent,
+    QgsProcessingParameterMultipleLayers,
     QgsProcessingParameterNumber,
     QgsProcessingParameterRasterLayer,
     QgsProcessingParameterString,
@@ -75,6 +78,7 @@ class GairAlgorithm(QgsProcessingAlgorithm):
     def __init__(self) -> None:
         super().__init__()
         self._scene_names: list[str] = []
+        self._list_names: list[str] = []
         self._rasters: dict[str, RasterInput] = {}
         self._classification = ""
         self._chosen_model = ""
@@ -158,6 +162,9 @@ class GairAlgorithm(QgsProcessingAlgorithm):
             if is_product(parameters.get(name)):
                 # QGIS does not look into a property.
                 checked[name] = QgsProperty.fromValue(parameters[name])
+        for name in self._list_names:
+            if any(is_product(value) for value in listed(parameters.get(name))):
+                checked[name] = QgsProperty.fromValue("products")
         return super().checkParameterValues(checked, context)
 
     def prepareAlgorithm(
@@ -239,6 +246,44 @@ class GairAlgorithm(QgsProcessingAlgorithm):
                 "WCS, virtual) are copied for the extent first. The layer needs a CRS."
             ),
         )
+
+    def add_scenes(self, name: str, description: str, text: str, *, optional: bool = False) -> None:
+        """Add a list of scenes, which `read_scenes` reads.
+
+        Args:
+            name: The parameter's name.
+            description: Its label.
+            text: Its help.
+            optional: Whether there may be none; such a list is hidden at first.
+        """
+        self._list_names.append(name)
+        parameter = QgsProcessingParameterMultipleLayers(
+            name, description, QgsProcessing.SourceType.TypeRaster
+        )
+        self.add(parameter, text, advanced=optional, optional=optional)
+
+    def read_scenes(self, name: str, parameters: Values, context: QgsProcessingContext) -> list[str]:
+        """Read a list of scenes, on the main thread.
+
+        Returns:
+            A name a scene for `scene_source` and `scene_name`.
+
+        Raises:
+            QgsProcessingException: One cannot be read.
+        """
+        names = []
+        for number, value in enumerate(listed(parameters.get(name)), start=1):
+            found: list[QgsMapLayer] = []
+            if not is_product(value):
+                found = self.parameterAsLayerList({**parameters, name: [value]}, name, context)
+            layer = found[0] if found else None
+            try:
+                raster = RasterInput.read(layer, str(value), context.transformContext())
+            except InputError as error:
+                raise QgsProcessingException(str(error)) from None
+            names.append(f"{name} {number}")
+            self._rasters[names[-1]] = raster
+        return names
 
     def add_model(self, name: str = "MODEL") -> None:
         """Add the choice of a model: a registered name or a file; the last one is the default."""
@@ -584,6 +629,15 @@ class GairAlgorithm(QgsProcessingAlgorithm):
             return RasterInput.read(layer, str(value), context.transformContext())
         except InputError as error:
             raise QgsProcessingException(str(error)) from None
+
+
+def listed(value: object) -> list[Any]:
+    """Return the scenes of a parameter: a list of layers, or texts with one or several."""
+    if isinstance(value, (list, tuple)):
+        return [one for one in value if one not in (None, "")]
+    if isinstance(value, str) and ";" in value and not Path(value).exists():
+        return [one for one in value.split(";") if one]
+    return [] if value in (None, "") else [value]
 
 
 def _numbers(name: str, text: str) -> list[int]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from qgis.core import (
-    QgsMapLayer,
     QgsProcessing,
     QgsProcessingContext,
     QgsProcessingException,
@@ -16,15 +15,13 @@ from qgis.core import (
     QgsProcessingParameterFeatureSource,
     QgsProcessingParameterField,
     QgsProcessingParameterFileDestination,
-    QgsProcessingParameterMultipleLayers,
     QgsProcessingParameterString,
-    QgsProperty,
 )
 
 from ..label_input import export_labels
 from ..models import user_folder
 from ..photo_input import layer_file, read_rows, wants_selection
-from ..raster_input import Extent, InputError, RasterInput, is_product
+from ..raster_input import Extent
 from ..translation import tr, translatable
 from .base import MODELS, Values, extent_request
 from .photos import TableAlgorithm
@@ -56,10 +53,9 @@ class TrainHeadAlgorithm(TableAlgorithm):
 
     def declare(self) -> None:
         """Add the parameters and outputs."""
-        self.add(
-            QgsProcessingParameterMultipleLayers(
-                "INPUT", tr("Sentinel-2 scenes"), QgsProcessing.SourceType.TypeRaster
-            ),
+        self.add_scenes(
+            "INPUT",
+            tr("Sentinel-2 scenes"),
             tr(
                 "One or several raster layers or products with the ten Sentinel-2 bands of 10 m and 20 m: "
                 "other dates of one place, or other places. Each label is used in every scene that covers it."
@@ -132,19 +128,13 @@ class TrainHeadAlgorithm(TableAlgorithm):
         self.addOutput(QgsProcessingOutputNumber("CLASS_COUNT", tr("Number of classes")))
         self.addOutput(QgsProcessingOutputNumber("COMPONENTS", tr("Components of the embedding in use")))
 
-    def checkParameterValues(self, parameters: Values, context: QgsProcessingContext) -> tuple[bool, str]:
-        """Check the values as QGIS does, but let products pass that are no layers: folders and archives."""
-        checked = dict(parameters)
-        if any(is_product(value) for value in _values(parameters.get("INPUT"))):
-            # QGIS does not look into a property.
-            checked["INPUT"] = QgsProperty.fromValue("products")
-        return super().checkParameterValues(checked, context)
-
     def prepare(
         self, parameters: Values, context: QgsProcessingContext, feedback: QgsProcessingFeedback
     ) -> None:
         """Read the scenes, the labels and their style."""
-        self._read_scenes(parameters, context)
+        self._scenes = self.read_scenes("INPUT", parameters, context)
+        if not self._scenes:
+            raise QgsProcessingException(tr("There is no scene to train on. Choose one as INPUT."))
         source = self.parameterAsSource(parameters, "LABELS", context)
         if source is None:
             raise QgsProcessingException(self.invalidSourceError(parameters, "LABELS"))
@@ -155,22 +145,6 @@ class TrainHeadAlgorithm(TableAlgorithm):
         self._labels = export_labels(rows, layer, field, self.temporary_folder(), context)
         self.name_stand_in(self._labels, rows.name)
         self._labels_extent = Extent(source.sourceExtent(), source.sourceCrs())
-
-    def _read_scenes(self, parameters: Values, context: QgsProcessingContext) -> None:
-        for value in _values(parameters.get("INPUT")):
-            found: list[QgsMapLayer] = []
-            if not is_product(value):
-                found = self.parameterAsLayerList({**parameters, "INPUT": [value]}, "INPUT", context)
-            name = f"INPUT {len(self._scenes) + 1}"
-            try:
-                self._rasters[name] = RasterInput.read(
-                    found[0] if found else None, str(value), context.transformContext()
-                )
-            except InputError as error:
-                raise QgsProcessingException(str(error)) from None
-            self._scenes.append(name)
-        if not self._scenes:
-            raise QgsProcessingException(tr("There is no scene to train on. Choose one as INPUT."))
 
     def work(
         self, parameters: Values, context: QgsProcessingContext, feedback: QgsProcessingFeedback
@@ -231,12 +205,3 @@ class TrainHeadAlgorithm(TableAlgorithm):
                     accuracy=100 * result["overall_accuracy"], f1=100 * result["macro_f1"]
                 )
             )
-
-
-def _values(value: object) -> list[Any]:
-    """Return the scenes of a parameter: a list of layers, or texts with one or several."""
-    if isinstance(value, (list, tuple)):
-        return [one for one in value if one not in (None, "")]
-    if isinstance(value, str) and ";" in value and not Path(value).exists():
-        return [one for one in value.split(";") if one]
-    return [] if value in (None, "") else [value]

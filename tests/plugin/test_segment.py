@@ -183,6 +183,39 @@ def test_the_encoder_of_a_head_can_be_named(tmp_path, gair_python):
         segment(INPUT=scene, MODEL=head, BACKBONE="nobody knows")
 
 
+def test_a_series_is_given_as_further_layers_with_their_dates(tmp_path, gair_python):
+    values = made_scene(tmp_path / "spring.tif")
+    made_scene(tmp_path / "summer_20200813.tif", values=values[:, ::-1].copy())
+    head = str(tmp_path / "head.safetensors")
+    code = (
+        "import sys\n"
+        "import torch\n"
+        "from gair_core import load\n"
+        "from gair_core.head_checkpoint import save_head\n"
+        "from gair_core.heads import HeadMetadata\n"
+        "from gair_core.heads.temporal import SeriesLTAEConfig, SeriesLTAEHead\n"
+        "torch.manual_seed(0)\n"
+        "model = load('demo')\n"
+        "width = model.config.remote_sensing.width\n"
+        "classes = [{'value': v, 'name': str(v), 'colour': (v, 0, 0)} for v in (1, 2)]\n"
+        "config = SeriesLTAEConfig(embed_dim=width, decoder='linear', attention_heads=4)\n"
+        "head = SeriesLTAEHead(config, HeadMetadata(classes=classes)).eval()\n"
+        "save_head(head, sys.argv[1], model)"
+    )
+    subprocess.run([str(gair_python), "-c", code, head], check=True, capture_output=True)
+    scene, other = str(tmp_path / "spring.tif"), str(tmp_path / "summer_20200813.tif")
+    layer = QgsRasterLayer(other, "summer")
+    given = segment(INPUT=scene, SERIES=[layer], DATES="2020-04-01, 2020-08-13", MODEL=head)
+    assert (pixels(given["OUTPUT"]) > 0).all()
+    with pytest.raises(QgsProcessingException, match=r"not known when .*spring\.tif was taken"):
+        segment(INPUT=scene, SERIES=[other], MODEL=head)
+    with pytest.raises(QgsProcessingException, match="looks at a series of dates; found one date") as info:
+        segment(INPUT=scene, MODEL=head)
+    assert "SERIES" in str(info.value)
+    with pytest.raises(QgsProcessingException, match="looks at one date; found 2 dates"):
+        segment(INPUT=scene, SERIES=[other], DATES="2020-04-01,2020-08-13")
+
+
 def test_the_scene_is_never_overwritten(detroit):
     before = detroit.read_bytes()
     with pytest.raises(QgsProcessingException):
