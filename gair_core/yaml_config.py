@@ -25,7 +25,7 @@ def read_values(path: Path, overrides: Sequence[str] = (), *, base: Path | None 
     """
     values = _read_yaml(path, base=base)
     for override in overrides:
-        values = merged(values, _parse_override(override))
+        values = merged(values, parse_override(override))
     return values
 
 
@@ -66,6 +66,29 @@ def list_changes(before: Any, after: Any, free: Collection[str] = (), name: str 
     return [] if before == after else [f"{name} {before!r}, now {after!r}"]
 
 
+def parse_override(text: str) -> dict[str, Any]:
+    """Return the values of an override.
+
+    Args:
+        text: ``key=value`` or ``a.b=value``, the value in YAML.
+
+    Raises:
+        BadInputError: It is none.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise BadInputError(
+            f"{text!r} is no override.", "Write key=value, for example optimizer.peak_rate=0.001."
+        )
+    try:
+        parsed: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise BadInputError(f"The value of {text!r} is no YAML: {error}.") from None
+    for name in reversed(key.strip().split(".")):
+        parsed = {name: parsed}
+    return dict(parsed)
+
+
 def _read_yaml(path: Path, seen: tuple[Path, ...] = (), *, base: Path | None = None) -> dict[str, Any]:
     path = path.resolve()
     if path in seen:
@@ -81,18 +104,3 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = (), *, base: Path | None = N
     named = values.pop("base", None)
     below = base if base is not None or named is None else path.parent / str(named)
     return values if below is None else merged(_read_yaml(below, (*seen, path)), values)
-
-
-def _parse_override(text: str) -> dict[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise BadInputError(
-            f"{text!r} is no override.", "Write key=value, for example optimizer.peak_rate=0.001."
-        )
-    try:
-        parsed: Any = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise BadInputError(f"The value of {text!r} is no YAML: {error}.") from None
-    for name in reversed(key.strip().split(".")):
-        parsed = {name: parsed}
-    return dict(parsed)
