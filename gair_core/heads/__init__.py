@@ -20,6 +20,8 @@ from gair_core.heads.pixel_features import PixelFeatures
 from gair_core.heads.point import PointHead, PointHeadConfig
 from gair_core.heads.probes import LinearProbe, NonlinearProbe
 from gair_core.heads.regression import LocationRegression
+from gair_core.heads.temporal import SeriesLinearConfig, SeriesLinearHead, SeriesLTAEConfig, SeriesLTAEHead
+from gair_core.heads.upernet import UPerNetChangeConfig, UPerNetChangeHead, UPerNetConfig, UPerNetHead
 
 __all__ = [
     "AccuracyReport",
@@ -42,4 +44,12 @@ __all__ = [
     "PixelLinearHead",
     "PointHead",
     "PointHeadConfig",
+    "SeriesLTAEConfig",
+    "SeriesLTAEHead",
+    "SeriesLinearConfig",
+    "SeriesLinearHead",
+    "UPerNetChangeConfig",
+    "UPerNetChangeHead",
+    "UPerNetConfig",
+    "UPerNetHead",
 ]
