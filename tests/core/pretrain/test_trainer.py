@@ -251,7 +251,7 @@ def test_a_full_disk_keeps_the_last_good_state(
 def test_a_log_on_a_full_disk_says_how_to_go_on(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
     (tmp_path / "training.csv").symlink_to("/dev/full")
-    with pytest.raises(BadInputError, match="after step 7.*No space left") as caught:
+    with pytest.raises(BadInputError, match=r"after step 7.*No space left") as caught:
         log.write("training", 7, {"loss": 0.5})
     assert "--resume" in caught.value.hint
 
