@@ -144,6 +144,7 @@ class LocatedTask(FinetuneTask):
             self.encoder = GAIR(self.encoder.config)
             self.encoder.load_state_dict(needed_parts(model, self.head).state_dict())
             self.module = nn.ModuleDict({"encoder": self.encoder, "head": self.head})
+            self.head.follows = True
             self.encoder_parameters = frozenset(
                 f"encoder.{name}" for name, _ in self.encoder.named_parameters()
             )

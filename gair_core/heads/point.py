@@ -37,6 +37,8 @@ _PARTS: dict[Input, tuple[str, ...]] = {
 }
 # Below this an input counts as constant: dividing by its spread would only blow rounding up.
 _SMALLEST_SPREAD = 1e-6
+# How far the stored mean and spread go towards a batch's, as in torch's BatchNorm.
+_PACE = 0.1
 
 
 class PointHeadConfig(HeadConfig):
@@ -81,6 +83,8 @@ class PointHead(BaseHead):
         needed: Inputs that it must have.
         regression: Whether it predicts quantities (True), classes (False) or either (None).
         hidden_layers: Hidden layers (0 or 1) that it must have; None for either.
+        follows: Whether, in training, mean and spread of the inputs are those of the batch, and the stored
+            ones follow them (a BatchNorm without weights): needed while an encoder moves under the head.
 
     Raises:
         BadInputError: Inputs, hidden layer or metadata do not suit the kind.
@@ -96,6 +100,7 @@ class PointHead(BaseHead):
     def __init__(self, config: HeadConfig, metadata: HeadMetadata) -> None:
         super().__init__(config, metadata)
         self._check_kind()
+        self.follows = False
         width = sum(self.config.inputs.values())
         outputs = len(metadata.classes) or len(metadata.targets)
         self.input_mean: Tensor
@@ -136,8 +141,15 @@ class PointHead(BaseHead):
         Raises:
             BadInputError: An input is missing or has another length.
         """
-        joined = (self.join(inputs) - self.input_mean) / self.input_spread
-        outputs: Tensor = self.layers(joined)
+        joined = self.join(inputs)
+        mean, spread = self.input_mean, self.input_spread
+        if self.follows and self.training and len(joined) > 1:
+            joined = joined.float()
+            mean, spread = joined.mean(dim=0), (joined.var(dim=0) + _SMALLEST_SPREAD**2).sqrt()
+            with torch.no_grad():
+                self.input_mean.lerp_(mean, _PACE)
+                self.input_spread.lerp_(spread, _PACE)
+        outputs: Tensor = self.layers((joined - mean) / spread)
         return outputs
 
     def predict(self, inputs: Mapping[Input, Tensor]) -> Tensor:

@@ -90,6 +90,21 @@ def test_a_regression_speaks_in_the_units_of_its_training_data():
     torch.testing.assert_close(standardised.std(dim=0), torch.ones(3), atol=1e-2, rtol=0)
 
 
+def test_scales_follow_an_encoder_that_moves():
+    torch.manual_seed(0)
+    head = FusionHead(config(image=2), HeadMetadata(targets=TARGETS))
+    head.follows = True
+    for step in range(200):
+        head({"image": torch.randn(50, 2) * 3 + step})
+    # Behind a steady drift of 1 a step by its mean age, about ten steps.
+    assert 185 < float(head.input_mean[0]) < 195
+    assert 2.5 < float(head.input_spread[0]) < 3.5
+    kept = head.input_mean.clone()
+    head.eval()
+    head({"image": torch.zeros(50, 2)})
+    assert torch.equal(head.input_mean, kept)
+
+
 def test_probabilities_sum_to_one_and_a_hidden_layer_has_sigmoids():
     head = NonlinearProbe(config(hidden=7, photo=24), HeadMetadata(classes=CLASSES))
     photos = torch.randn(4, 24)
