@@ -1,7 +1,12 @@
-"""Evaluate a model on held-out cities of a store: ``python training/evaluate.py retrieval MODEL STORE``.
+"""Evaluate models: on held-out cities of a store, and finished runs beside the paper's tables.
 
-It prints the figures of the model beside those of an untrained one of the same shape, and writes them as JSON
-and, with ``--figures``, figures 7 and 8 of the paper as PNG.
+    python training/evaluate.py retrieval MODEL STORE
+    python training/evaluate.py table 1 --runs runs
+    python training/evaluate.py figure 5 --runs runs
+    python training/evaluate.py geo-bias runs/finetune/inat2018
+
+``retrieval`` prints the figures of the model beside those of an untrained one of the same shape, and writes
+them as JSON and, with ``--figures``, figures 7 and 8 of the paper as PNG. The others: docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -16,6 +21,11 @@ import torch
 
 from gair_core import checkpoint
 from gair_core.errors import BadInputError, GairError
+from gair_core.evaluation.comparison import compare
+from gair_core.evaluation.costs import costs_as_csv, costs_as_text, costs_as_values, read_costs
+from gair_core.evaluation.geo_bias import RADIUS_KM
+from gair_core.evaluation.printing import as_csv, as_json, as_text
+from gair_core.evaluation.records import geo_bias_as_text, geo_bias_as_values, run_geo_bias
 from gair_core.model.gair import GAIR
 from gair_core.pretrain.config import EvaluationConfig, Modality
 from gair_core.pretrain.evaluation import evaluate
@@ -23,6 +33,7 @@ from gair_core.pretrain.figures import figure_7, figure_8
 from gair_core.pretrain.probes import probe_land_cover
 from gair_core.pretrain.store import Store
 
+_CONFIGS = Path(__file__).resolve().parent / "configs"
 _PARTS: dict[str, Modality] = {"remote_sensing": "scene", "street_view": "photo", "location": "location"}
 
 
@@ -30,7 +41,7 @@ def main() -> int:
     """Run the command and return its exit code."""
     options = _parse()
     try:
-        _retrieval(options)
+        _TASKS[options.task](options)
     except GairError as error:
         print(f"evaluate: error: {error.message}", file=sys.stderr)
         if error.hint:
@@ -40,9 +51,22 @@ def main() -> int:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Evaluate a pretrained model on a store.")
+    parser = argparse.ArgumentParser(description="Evaluate models and compare them with the paper.")
     tasks = parser.add_subparsers(dest="task", required=True)
-    retrieval = tasks.add_parser("retrieval", help="retrieval, places within scenes, probes of land cover")
+    _add_retrieval(
+        tasks.add_parser("retrieval", help="retrieval, places within scenes, probes of land cover")
+    )
+    table = tasks.add_parser("table", help="a table of the paper, ours beside it")
+    _add_comparison(table, (1, 2, 3, 4, 5, 6, 7))
+    table.add_argument("--measured", type=Path, help="table 7: JSON of benchmarks/table_7.py")
+    _add_comparison(tasks.add_parser("figure", help="a figure of the paper, ours beside it"), (5,))
+    _add_geo_bias(
+        tasks.add_parser("geo-bias", help="how the failures of finished runs are spread over the Earth")
+    )
+    return parser.parse_args()
+
+
+def _add_retrieval(retrieval: argparse.ArgumentParser) -> None:
     retrieval.add_argument("model", help="checkpoint or registered name")
     retrieval.add_argument("store", type=Path, help="folder of the store")
     retrieval.add_argument("--split", default="test", help="split to evaluate on (default: %(default)s)")
@@ -63,7 +87,76 @@ def _parse() -> argparse.Namespace:
     retrieval.add_argument("--json", type=Path, help="file for the figures")
     retrieval.add_argument("--figures", type=Path, help="folder for the pictures")
     retrieval.add_argument("--pictures", type=int, default=6, help="photos in a picture (%(default)s)")
-    return parser.parse_args()
+
+
+def _add_comparison(comparison: argparse.ArgumentParser, numbers: tuple[int, ...]) -> None:
+    comparison.add_argument("number", type=int, choices=numbers)
+    comparison.add_argument(
+        "--runs", type=Path, nargs="+", help="folders of runs, at any depth (default: runs, if there)"
+    )
+    comparison.add_argument("--json", type=Path, help="file for everything as JSON")
+    comparison.add_argument("--csv", type=Path, help="file for one result a line")
+
+
+def _add_geo_bias(bias: argparse.ArgumentParser) -> None:
+    bias.add_argument("runs", type=Path, nargs="+", help="folders of runs on photos or places")
+    bias.add_argument(
+        "--radius-km", type=float, default=RADIUS_KM, help="of a neighbourhood (default: %(default).1f)"
+    )
+    bias.add_argument("--tolerance", type=float, help="largest error of a quantity that is no failure")
+    bias.add_argument("--most", type=int, help="neighbourhoods to draw at random (default: all)")
+    bias.add_argument("--seed", type=int, default=0, help="seed of the draws (%(default)s)")
+    bias.add_argument("--json", type=Path, help="file for the scores")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    if options.number == 7:
+        _costs(options)
+        return
+    usual = Path("runs")
+    runs = options.runs or ([usual] if usual.is_dir() else [])
+    comparison = compare(f"{options.task} {options.number}", runs, _CONFIGS)
+    print(as_text(comparison))
+    if options.json is not None:
+        _write(options.json, _json(as_json(comparison)))
+    if options.csv is not None:
+        _write(options.csv, as_csv(comparison))
+
+
+def _costs(options: argparse.Namespace) -> None:
+    costs = None if options.measured is None else read_costs(options.measured)
+    print(costs_as_text(costs))
+    if options.json is not None:
+        _write(options.json, _json(costs_as_values(costs)))
+    if options.csv is not None:
+        _write(options.csv, costs_as_csv(costs))
+
+
+def _geo_bias(options: argparse.Namespace) -> None:
+    found = {
+        str(folder): run_geo_bias(
+            folder,
+            radius_km=options.radius_km,
+            tolerance=options.tolerance,
+            most=options.most,
+            seed=options.seed,
+        )
+        for folder in options.runs
+    }
+    print(geo_bias_as_text(found))
+    if options.json is not None:
+        _write(options.json, _json(geo_bias_as_values(found)))
+
+
+def _json(values: object) -> str:
+    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadInputError(f"{path} cannot be written: {error.strerror}.") from None
 
 
 def _retrieval(options: argparse.Namespace) -> None:
@@ -110,6 +203,9 @@ def _draw(model: GAIR, store: Store, options: argparse.Namespace, config: Evalua
         figure_7(model, store, chosen, config).save(options.figures / "figure_7.png")
     if {"location", "street_view"} <= set(model.parts):
         figure_8(model, store, chosen).save(options.figures / "figure_8.png")
+
+
+_TASKS = {"retrieval": _retrieval, "table": _compare, "figure": _compare, "geo-bias": _geo_bias}
 
 
 if __name__ == "__main__":

@@ -103,12 +103,12 @@ class Slot:
 
 def measure(column: str) -> Measure:
     """Return what a column shows."""
-    return MEASURES[column.split()[0]]
+    return MEASURES[column.split(maxsplit=1)[0]]
 
 
 def default_inputs(column: str) -> str:
     """Return the inputs of a column of a table that compares models."""
-    return "photo" if column.split()[0] in _PROBED else ""
+    return "photo" if column.split(maxsplit=1)[0] in _PROBED else ""
 
 
 def slot(config: Mapping[str, Any]) -> Slot:
@@ -121,23 +121,20 @@ def slot(config: Mapping[str, Any]) -> Slot:
     kind = task.get("kind", "scenes")
     data = _data_set(task.get("data", {}))
     full = config.get("mode", "frozen") == "full"
-    if not data:
-        return Slot("", reason="the paper does not use this data set")
-    if part := _part_of(task["data"]):
-        return Slot("", data=data, reason=part)
+    reason = _part_of(task["data"]) if data else "the paper does not use this data set"
+    if reason:
+        return Slot("", data=data, reason=reason)
     if kind == "scenes":
         return _scene_slot(data, str(task.get("head", {}).get("kind", "")), full=full)
     if data in _PROBED and kind in ("photo", "fusion"):
         inputs = "+".join(sorted(task.get("inputs", ()))) if kind == "fusion" else "photo"
         probe = "linear" if task.get("hidden") is None else "nonlinear"
         return Slot(f"{data} {'full' if full else probe}", inputs, data)
-    if kind in ("geo_prior", "location_regression"):
-        if not full:
-            return Slot(
-                "", data=data, reason="the location encoder is frozen; the paper trains it: mode=full"
-            )
-        return Slot(data, data=data)
-    return Slot("", data=data, reason=f"the paper has no task {kind} on {data}")
+    if kind not in ("geo_prior", "location_regression"):
+        return Slot("", data=data, reason=f"the paper has no task {kind} on {data}")
+    if not full:
+        return Slot("", data=data, reason="the location encoder is frozen; the paper trains it: mode=full")
+    return Slot(data, data=data)
 
 
 def _scene_slot(data: str, head: str, *, full: bool) -> Slot:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,10 +46,8 @@ class FinetuneCommands:
             return None
         _, name, groups = min(found)
         changes = [override for group in groups for override in group]
-        return " ".join(
-            ["python training/finetune.py", f"training/configs/finetune/{name}", *changes]
-            + [f"model={model}", f"output={output}"]
-        )
+        script = f"python training/finetune.py training/configs/finetune/{name}"
+        return " ".join([script, *changes, f"model={model}", f"output={output}"])
 
     @cached_property
     def _files(self) -> dict[Path, dict[str, Any]]:
@@ -89,6 +87,12 @@ def _fits(values: Mapping[str, Any], groups: Sequence[Overrides], column: str, i
     changed = dict(values)
     for group in groups:
         for override in group:
-            changed = merged(changed, parse_override(override))
+            changed = merged(changed, _parsed(override))
     found = slot(changed)
     return (found.column, found.inputs) == (column, inputs)
+
+
+@cache
+def _parsed(override: str) -> dict[str, Any]:
+    """Return the values of an override; YAML is slow and the same few come again and again."""
+    return parse_override(override)

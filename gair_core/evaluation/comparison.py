@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gair_core.evaluation.columns import NO_PRIOR, default_inputs, measure, slot
+from gair_core.evaluation.columns import NO_PRIOR, Slot, default_inputs, measure, slot
 from gair_core.evaluation.commands import FinetuneCommands
 from gair_core.evaluation.paper_tables import TITLES, PaperRow, PaperTable, paper_table
 from gair_core.evaluation.pretraining import Pretraining, Pretrainings
@@ -197,16 +197,22 @@ def _output(row: PaperRow, column: str) -> Path:
 
 def _notes(table: PaperTable, found: FoundRuns) -> tuple[str, ...]:
     """Say which runs use the table's data but are no part of it, and which have no results yet."""
-    used = {column.split()[0] for column in table.columns}
+    used = {column.split(maxsplit=1)[0] for column in table.columns}
     notes = []
     for run in found.finished:
         place = slot(run.config)
-        if place.reason and place.data and any(name.startswith(place.data) for name in used):
+        if place.reason and _is_used(place, used):
             notes.append(f"{run.folder} is left out: {place.reason}.")
         elif place.column in table.columns and measure(place.column).value(run.test) is None:
             notes.append(f"{run.folder} is left out: its test has no {measure(place.column).metric}.")
     notes += [
-        f"{folder} has no results yet: python training/finetune.py {folder / 'config.yaml'} --resume"
-        for folder in found.unfinished
+        f"{run.folder} has no results yet: python training/finetune.py {run.folder / 'config.yaml'} --resume"
+        for run in found.unfinished
+        if _is_used(slot(run.config), used)
     ]
     return tuple(notes)
+
+
+def _is_used(place: Slot, data_sets: Iterable[str]) -> bool:
+    """Return whether a run's data set is one of a table's; crop types have two names there."""
+    return bool(place.data) and any(name.startswith(place.data) for name in data_sets)

@@ -1,8 +1,7 @@
 """The results that the paper prints, as data.
 
-The numbers of ``paper/*.csv`` stand there as in the tables of Liu et al., "GAIR: Location-Aware Self-Supervised
-Contrastive Pre-Training with Geo-Aligned Implicit Representations" (arXiv 2503.16683v2, CC BY 4.0). Figure 5
-prints bars; its file holds the numbers that the text gives, and of the photo encoder alone those of table 1.
+The numbers of ``paper/*.csv`` stand there as in the tables of the paper (arXiv 2503.16683v2, CC BY 4.0).
+Figure 5 prints bars; its file holds the numbers that the text gives, and of photos alone those of table 1.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ class PaperCost:
     Attributes:
         model: The model.
         setting: What is computed.
-        gflops: Operations of one scene, 10^9; the paper does not say whether a multiply-add counts one or two.
+        gflops: Operations of one scene, 10^9; the paper leaves open whether a multiply-add counts two.
         latency_ms: Time of one scene, milliseconds, on a machine that the paper does not name.
     """
 

@@ -35,17 +35,30 @@ class FinishedRun:
 
 
 @dataclass(frozen=True)
+class UnfinishedRun:
+    """A run without results, as it was stopped or goes on.
+
+    Attributes:
+        folder: Its folder.
+        config: The values of its ``config.yaml``.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class FoundRuns:
     """What lies in folders of runs.
 
     Attributes:
         finished: Fine-tuning runs with results, by path.
-        unfinished: Folders of those without.
+        unfinished: Those without.
         others: Folders of all other runs: pretraining.
     """
 
     finished: tuple[FinishedRun, ...]
-    unfinished: tuple[Path, ...]
+    unfinished: tuple[UnfinishedRun, ...]
     others: tuple[Path, ...]
 
 
@@ -56,20 +69,22 @@ def find_runs(folders: Sequence[Path]) -> FoundRuns:
         BadInputError: A folder is missing, or a file of a run cannot be read.
     """
     finished: dict[Path, FinishedRun] = {}
-    unfinished: list[Path] = []
-    others: list[Path] = []
+    unfinished: dict[Path, UnfinishedRun] = {}
+    others: dict[Path, Path] = {}
     for root in folders:
         if not root.is_dir():
             raise BadInputError(f"There is no folder {root}.", "Name the folder of the runs: --runs FOLDER.")
         for path in sorted(root.rglob(CONFIG)):
-            config = read_values(path)
+            folder, config = path.parent, read_values(path)
+            # The same run may be reached by two of the folders.
+            key = folder.resolve()
             if "task" not in config:
-                others.append(path.parent)
-            elif (path.parent / TEST).is_file():
-                finished[path.parent.resolve()] = read_run(path.parent)
+                others[key] = folder
+            elif (folder / TEST).is_file():
+                finished[key] = read_run(folder)
             else:
-                unfinished.append(path.parent)
-    return FoundRuns(tuple(finished.values()), _unique(unfinished), _unique(others))
+                unfinished[key] = UnfinishedRun(folder, config)
+    return FoundRuns(tuple(finished.values()), tuple(unfinished.values()), tuple(others.values()))
 
 
 def read_run(folder: Path) -> FinishedRun:
@@ -93,7 +108,3 @@ def read_run(folder: Path) -> FinishedRun:
             f"{path} holds no metrics.", "It must be the file that training/finetune.py wrote."
         )
     return FinishedRun(folder, read_values(folder / CONFIG), test)
-
-
-def _unique(folders: Sequence[Path]) -> tuple[Path, ...]:
-    return tuple({folder.resolve(): folder for folder in folders}.values())
