@@ -213,7 +213,7 @@ def test_a_series_is_given_as_further_layers_with_their_dates(tmp_path, gair_pyt
         segment(INPUT=scene, MODEL=head)
     assert "SERIES" in str(info.value)
     with pytest.raises(QgsProcessingException, match="looks at one date; found 2 dates"):
-        segment(INPUT=scene, SERIES=[other], DATES="2020-04-01,2020-08-13")
+        segment(INPUT=scene, SERIES=[other], DATES="2020-04-01,2020-08-13", MODEL="demo")
 
 
 def test_the_scene_is_never_overwritten(detroit):

@@ -228,7 +228,7 @@ def test_change_is_learnt_beside_what_was_there_before(fusion):
     model, head = build_model(), build_change_head(fusion)
 
     def dates(seed: int) -> tuple[list[torch.Tensor], torch.Tensor]:
-        old, new = rectangles(8, seed), rectangles(8, seed + 1)
+        old, new = rectangles(24, seed), rectangles(24, seed + 1)
         return [ground(old, seed), ground(old | new, seed + 1)], new & (1 - old)
 
     scenes, target = dates(0)
