@@ -93,8 +93,8 @@ def geo_bias(
         seed: Seed of that draw and of the shuffling.
 
     Raises:
-        BadInputError: There is no failure or no success with a place, no failure has another sample near it, or the
-            radius or the number of neighbourhoods is impossible.
+        BadInputError: There is no failure or no success with a place, no failure has another sample near it,
+            or the radius or the number of neighbourhoods is impossible.
     """
     if not 0 < radius_km < EARTH_RADIUS_KM * math.pi / 2:
         raise BadInputError(f"The radius is {radius_km:g} km.", "Wanted is one between 0 and 10000 km.")

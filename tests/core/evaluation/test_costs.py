@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import runpy
 import sys
@@ -40,14 +41,15 @@ def test_operations_are_those_of_the_architecture(measured):
     scene = 2 * (scenes.depth * block + patches * scenes.patch_size**2 * len(scenes.bands) * width) / 1e9
     places = config.location
     widths = [2 * places.num_frequencies, *[places.hidden_width] * places.hidden_layers, dim]
-    location = sum(2 * a * b for a, b in zip(widths, widths[1:], strict=False)) * len(places.sigmas) / 1e9
+    location = sum(2 * a * b for a, b in itertools.pairwise(widths)) * len(places.sigmas) / 1e9
     for batch_size in (1, 2):
         found = {part: costs.of("tiny", part, batch_size) for part in TITLES}
         gflops = {part: cost.gflops for part, cost in found.items()}
         assert gflops["scene"] == pytest.approx(scene, rel=0.001)
         assert gflops["location"] == pytest.approx(location, rel=0.001)
-        # One place: W_f once on the blended neighbourhood, 9 width x dim, and W_c on two numbers.
-        assert gflops["scene_nili"] - scene == pytest.approx(2 * (9 * width + 2) * dim / 1e9, rel=0.05)
+        # One place: its 4 x 4 neighbourhood is blended to 3 x 3, W_f applied once, W_c to two numbers.
+        once = 2 * (16 * 9 * width + (9 * width + 2) * dim) / 1e9
+        assert gflops["scene_nili"] - scene == pytest.approx(once, rel=0.001)
         assert gflops["scene_nili_dense"] - scene == pytest.approx(
             2 * 9 * width * dim * patches / 1e9, rel=0.2
         )

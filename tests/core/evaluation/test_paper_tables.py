@@ -39,9 +39,10 @@ def test_every_row_stands_in_the_paper(shared):
             continue
         for row in paper_table(name).rows:
             numbers = " ".join(row.values.values())
-            [found] = [line for line in lines if line.endswith(f" {numbers}")]
             if name in ("table 1", "table 2", "table 4"):
-                assert found == " ".join(filter(None, (row.name, row.note, numbers)))
+                assert " ".join(filter(None, (row.name, row.note, numbers))) in lines
+            else:
+                assert any(line.endswith(f" {numbers}") for line in lines), row
 
 
 def test_table_5_and_figure_5_stand_in_the_paper(shared):
