@@ -77,15 +77,19 @@ def _write(rows: Rows, index: int, path: Path, context: QgsProcessingContext) ->
     options.layerName = "labels"
     # Names that leave "fid" and "geom" to the source's own fields.
     options.layerOptions = ["FID=gair_fid", "GEOMETRY_NAME=gair_geometry", "SPATIAL_INDEX=NO"]
+    plane = QgsWkbTypes.linearType(QgsWkbTypes.flatType(rows.geometry_type))
     writer = QgsVectorFileWriter.create(
-        str(path), fields, QgsWkbTypes.Type.Unknown, rows.crs, context.transformContext(), options
+        str(path), fields, QgsWkbTypes.multiType(plane), rows.crs, context.transformContext(), options
     )
     for feature in rows.features:
         exported = QgsFeature(fields)
         exported.setAttributes([plain(feature.attribute(index))])
         if feature.hasGeometry():
+            geometry = QgsGeometry(feature.geometry())
             # gair_core's reader knows no curves.
-            exported.setGeometry(QgsGeometry(feature.geometry().constGet().segmentize()))
+            geometry.convertToStraightSegment()
+            geometry.convertToMultiType()
+            exported.setGeometry(geometry)
         if not writer.addFeature(exported, QgsFeatureSink.Flag.FastInsert):
             break
     message = writer.errorMessage()

@@ -427,9 +427,17 @@ def _report(
         ),
         setting=training.fitted.setting,
         scores=training.fitted.scores,
-        warnings=tuple(dict.fromkeys(part.warnings)),
+        warnings=_without_folders(part.warnings, training.labelled),
         command=training.command(),
     )
+
+
+def _without_folders(warnings: Sequence[str], labelled: Sequence[LabelledScene]) -> tuple[str, ...]:
+    """Return warnings, each once, with names for paths: a report is passed on, and folders may be private."""
+    named = list(dict.fromkeys(warnings))
+    for one in labelled:
+        named = [warning.replace(one.source, one.name) for warning in named]
+    return tuple(named)
 
 
 def _segment(

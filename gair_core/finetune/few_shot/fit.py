@@ -67,7 +67,7 @@ class FitOptions:
     pixels_per_polygon: int = 200
     pixels_per_class: int = 2000
     pixels: int = 20_000
-    search_pixels: int = 2400
+    search_pixels: int = 1500
     seed: int = 0
 
     def __post_init__(self) -> None:

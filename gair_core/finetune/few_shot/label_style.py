@@ -36,6 +36,19 @@ _FIRST_COLOURS: Final[tuple[Colour, ...]] = (
     (51, 34, 136),
     (221, 204, 119),
 )
+# What land cover is drawn with everywhere, by how its names begin (English, German, French, Spanish): a map
+# with yellow forests and red meadows is hard to read. A colour goes to the first class that asks for it.
+_USUAL: Final[tuple[tuple[str, Colour], ...]] = (
+    (r"water|lake|river|seas?\b|ocean|pond|wasser|gewässer|eaux?\b|lacs?\b|agua", (68, 119, 170)),
+    (r"forest|wood|tree|wald|forêt|bois\b|bosque", (34, 136, 51)),
+    ("grass|meadow|pasture|wiese|grünland|prairie|pradera", (153, 204, 102)),
+    ("crop|agri|arable|farm|field|acker|culture|cultivo", (221, 190, 90)),
+    ("urban|built|settle|village|town|city|house|building|siedlung|stadt|dorf|ville", (204, 80, 90)),
+    (r"bare\b|soil|sand|rock|boden|fels|sols?\b|suelo", (170, 150, 130)),
+    (r"wetland|marsh|swamp|bogs?\b|moor|marais", (122, 135, 198)),
+    ("shrub|heath|scrub|busch|strauch|matorral", (150, 120, 60)),
+    (r"snow|ice\b|glacier|schnee|eis\b|neige|nieve", (190, 225, 240)),
+)
 # Steps of red, green and blue among which further colours are looked for.
 _STEPS: Final = np.linspace(20, 235, 13).round()
 # Lightness in Oklab: darker and brighter colours look alike on a map.
@@ -150,6 +163,18 @@ def _symbol_colour(symbol: Any) -> Colour | None:  # noqa: ANN401 (an element; i
                 red, green, blue = (min(int(number), 255) for number in match.groups())
                 return red, green, blue
     return None
+
+
+def usual_colours(names: Sequence[str]) -> dict[str, Colour]:
+    """Return the colours that some classes have on most maps, by name; each colour once."""
+    found: dict[str, Colour] = {}
+    for name in names:
+        for beginnings, colour in _USUAL:
+            asks = re.search(rf"(?<!\w)(?:{beginnings})", name, re.IGNORECASE)
+            if asks and colour not in found.values():
+                found[name] = colour
+                break
+    return found
 
 
 def distinct_colours(count: int, used: Sequence[Colour] = ()) -> list[Colour]:

@@ -16,7 +16,13 @@ import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
 
 from gair_core.errors import BadInputError
-from gair_core.finetune.few_shot.label_style import Legend, distinct_colours, find_legend
+from gair_core.finetune.few_shot.label_style import (
+    Colour,
+    Legend,
+    distinct_colours,
+    find_legend,
+    usual_colours,
+)
 from gair_core.heads.base import LARGEST_VALUE, HeadClass
 from gair_core.photos.tables import CSV_SUFFIXES, read_points
 
@@ -277,14 +283,27 @@ def _classes(
     if numeric and all(1 <= int(key) <= LARGEST_VALUE for key in ordered):
         values = [int(key) for key in ordered]
     names = _names(ordered, numeric, legend)
-    styled = {key: legend.entries[key].colour for key in ordered if key in legend.entries}
-    used = [colour for colour in styled.values() if colour is not None]
-    fresh = iter(distinct_colours(len(ordered) - len(used), used))
+    colours = _colours(ordered, names, legend)
     classes = tuple(
-        HeadClass(value=value, name=name, colour=styled.get(key) or next(fresh))
+        HeadClass(value=value, name=name, colour=colours[key])
         for value, name, key in zip(values, names, ordered, strict=True)
     )
     return classes, {key: number for number, key in enumerate(ordered)}
+
+
+def _colours(keys: Sequence[str], names: Sequence[str], legend: Legend) -> dict[str, Colour]:
+    """Return the colour of each key: the style's, or without a style the usual one, else a distinct one."""
+    colours: dict[str, Colour] = {}
+    for key in keys:
+        entry = legend.entries.get(key)
+        if entry is not None and entry.colour is not None:
+            colours[key] = entry.colour
+    if not legend.entries:
+        usual = usual_colours(names)
+        colours = {key: usual[name] for key, name in zip(keys, names, strict=True) if name in usual}
+    left = [key for key in keys if key not in colours]
+    fresh = distinct_colours(len(left), list(colours.values()))
+    return colours | dict(zip(left, fresh, strict=True))
 
 
 def _names(keys: Sequence[str], numeric: bool, legend: Legend) -> list[str]:

@@ -166,7 +166,7 @@ def _draw_labels(image: Image.Image, labels: LabelLayer, grid: Grid) -> None:
 
     draw = ImageDraw.Draw(image)
     shapes = shapely.transform(reprojected(labels.shapes, grid), to_picture)
-    for width, only_white in ((4, True), (2, False)):
+    for width, only_white in ((5, True), (3, False)):
         for number in np.flatnonzero(shapely.intersects(shapes, frame)):
             colour = (255, 255, 255) if only_white else labels.classes[labels.target[number]].colour
             shape = shapes[number]

@@ -30,7 +30,7 @@ from gair_core.geo.grid import Grid
 from gair_core.head_checkpoint import load_head
 from gair_core.inference.request import Estimate
 from gair_core.inference.segment import SegmentRequest, segment
-from gair_core.info import InfoRequest, info
+from gair_core.info import InfoRequest, describe
 from gair_core.progress import Progress
 from gair_core.sentinel2.bands import BANDS
 
@@ -138,7 +138,8 @@ def test_the_accuracy_is_in_the_head_and_in_info(germany: tuple[Path, TrainHeadR
     confusion = np.array(accuracy.confusion)
     assert confusion.sum() == 3500
     assert confusion.sum(axis=1).tolist() == list(result.pixels.values())
-    assert "overall accuracy" in info(InfoRequest(path=str(folder / "head.safetensors"))).text()
+    described = describe(InfoRequest(model=str(folder / "head.safetensors")), Progress())
+    assert "overall accuracy" in described.text()
     assert head.metadata.provenance.training_data == "training_polygons.gpkg (field class) on sen2.tif"
 
 

@@ -60,7 +60,7 @@ def test_neighbours_are_held_out_together_where_there_are_enough_polygons():
 
 
 def test_few_polygons_are_held_out_one_by_one():
-    polygon, target, lonlat = scattered(12, 4)
+    polygon, target, lonlat = scattered(8, 4)
     folds = assign_folds(polygon, target, lonlat, 5)
     assert folds.blocks is None
     assert folds.count == 5

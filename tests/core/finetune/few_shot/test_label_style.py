@@ -12,7 +12,12 @@ import numpy as np
 import pytest
 from shapely.geometry import box
 
-from gair_core.finetune.few_shot.label_style import distinct_colours, find_legend, read_categories
+from gair_core.finetune.few_shot.label_style import (
+    distinct_colours,
+    find_legend,
+    read_categories,
+    usual_colours,
+)
 from gair_core.finetune.few_shot.labels import read_labels
 
 # As QGIS 3.22 writes it, cut to what is read; the second symbol is as of QGIS 3.34, the third before 3.16.
@@ -129,3 +134,20 @@ def test_palette_colours_are_distinct(used: tuple[tuple[int, int, int], ...]) ->
     few = np.array(distinct_colours(12, used) + list(used), dtype=float)
     apart = np.sqrt(((few[:, None] - few[None]) ** 2).sum(axis=-1))
     assert apart[~np.eye(len(few), dtype=bool)].min() > 40
+
+
+def test_usual_land_cover_has_its_usual_colours(tmp_path: Path) -> None:
+    names = ["Water", "dense forest", "Wasser", "Wiese", "deforested", "seasonal", "solar", "village"]
+    usual = usual_colours(names)
+    assert set(usual) == {"Water", "dense forest", "Wiese", "village"}
+    blue, green = usual["Water"], usual["dense forest"]
+    assert blue[2] == max(blue)
+    assert green[1] == max(green)
+    layer = read_labels(labels(tmp_path / "labels.gpkg", names), "class")
+    colours = {one.name: one.colour for one in layer.classes}
+    assert len(set(colours.values())) == len(names)
+    # By name Wasser comes first, and a colour is given once.
+    assert colours["Wasser"] == blue
+    assert {name: colours[name] for name in ("dense forest", "Wiese", "village")} == {
+        name: usual[name] for name in ("dense forest", "Wiese", "village")
+    }
