@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -141,10 +141,20 @@ class _Run:
         )
         # Better now than after the last step.
         self.examples = {split: self._read(split) for split in splits}
+        self._check_batches()
         self.epoch_steps = max(1, len(self.examples["train"]) // config.batch_size)
         self.steps = config.epochs * self.epoch_steps
         self.counters = Counters()
         self.optimizer = build_optimizer(self.task.module, config.optimizer, self.task.encoder_parameters)
+
+    def _check_batches(self) -> None:
+        """Refuse batches of one where statistics over a batch may be those of one value."""
+        normalised = any(isinstance(part, nn.BatchNorm2d) for part in self.task.module.modules())
+        if normalised and min(self.config.batch_size, len(self.examples["train"])) == 1:
+            raise BadInputError(
+                "This head normalises over its batch, and a batch of one example has no spread.",
+                "Give at least two training examples and set batch_size to 2 or more.",
+            )
 
     def _read(self, split: Split) -> Examples:
         examples = self.task.examples(split)
