@@ -15,7 +15,7 @@ from gair_core.finetune.few_shot.solver import Float64Array, IntArray, Solution,
 Excluded: TypeAlias = frozenset[int]
 
 # Accurate enough to compare settings by; the chosen one is solved to the last digits.
-_TOLERANCE = 1e-5
+_TOLERANCE = 3e-5
 # Standard errors by which the embedding has to be better than the bands alone.
 _MARGIN = 1.0
 

@@ -19,8 +19,8 @@ TOLERANCE = 1e-6
 """Largest entry of the gradient at a solution, for features of about unit variance."""
 
 # Steps between two looks at the curvature, and how often it is looked at.
-_STEPS = 40
-_ROUNDS = 50
+_STEPS = 25
+_ROUNDS = 80
 _HISTORY = 20
 # Keeps the curvature of what is certain by now from vanishing; p (1 - p) is at most 0.25.
 _FLOOR = 0.005

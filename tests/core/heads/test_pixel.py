@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,8 +205,6 @@ def test_the_map_is_the_classifier_at_every_pixel(tmp_path, head_file):
 
 
 def checkpoint_of(head_file: str) -> bytes:
-    from pathlib import Path
-
     return Path(head_file).with_name("encoder.safetensors").read_bytes()
 
 
@@ -247,6 +246,6 @@ def test_a_dry_run_reads_no_features_and_writes_nothing(tmp_path, head_file):
 
 
 def test_the_kind_in_the_file_is_its_name(head_file):
-    entry = checkpoint.read_entry(head_file)
+    entry = checkpoint.read_entry(Path(head_file))
     assert entry["head_kind"] == "pixel_linear"
     assert json.dumps(entry["config"])
