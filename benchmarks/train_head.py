@@ -10,12 +10,14 @@ all their pixels are classified by what was trained on balanced draws of the oth
   defaults and with classes balanced,
 - our solver on the bands and their small-window means alone, on the embedding z alone, and on both.
 
-Seconds are of the processor, for one training and the prediction, without encoding. The scenes are a real one with 22 polygons, whose bands alone are nearly enough, and cities of a world of
+Seconds are of the processor, for one training and the prediction, without encoding.
+
+The scenes are a real one with 22 polygons, whose bands alone are nearly enough, and cities of a world of
 another seed than the one that models are trained on. Their classes need context: a land cover that the world
 has in several kinds of districts is divided by them, so that a lawn in a park is another class than a pasture
 outside of town, and a roof in the centre another one than a factory's. What covers one kind of place alone,
-such as water and crops, is left out. Both follow from the world's own plan (`gair_core.world`), and polygons
-are discs of up to 100 m clear of the edges of their patches.
+such as water and crops, is left out. All that follows from the world's own plan (`gair_core.world`). Polygons
+are discs of up to 100 m, clear of the edges of their patches.
 """
 
 from __future__ import annotations
@@ -157,17 +159,11 @@ def draw_polygons(city: City, use: npt.NDArray[np.uint8]) -> gpd.GeoDataFrame:
     return gpd.GeoDataFrame({"class": list(names)}, geometry=list(polygons), crs=f"EPSG:{city.epsg}")
 
 
-def _discs(
-    patches: list[shapely.Geometry],
-    pixels: npt.NDArray[np.int64],
-    transform: Affine,
-    rng: np.random.Generator,
-) -> Iterator[shapely.Geometry]:
-    """Cut discs out of patches around random pixels, apart from one another."""
+def _discs(patches: list[shapely.Geometry], places: npt.NDArray[np.float64]) -> Iterator[shapely.Geometry]:
+    """Cut discs out of patches around places, apart from one another."""
     tree = shapely.STRtree(patches)
     centres: list[shapely.Point] = []
-    for row, column in pixels[rng.permutation(len(pixels))[:2000]]:
-        point = shapely.Point(*(transform * (column + 0.5, row + 0.5)))
+    for point in shapely.points(places):
         if len(centres) == POLYGONS or any(point.distance(other) < APART for other in centres):
             continue
         for number in tree.query(point, predicate="within"):
