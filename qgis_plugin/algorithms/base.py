@@ -30,6 +30,7 @@ from qgis.core import (
     QgsProcessingParameterString,
     QgsProcessingUtils,
     QgsProperty,
+    QgsRasterLayer,
 )
 from qgis.PyQt.QtGui import QIcon
 
@@ -163,8 +164,11 @@ class GairAlgorithm(QgsProcessingAlgorithm):
                 # QGIS does not look into a property.
                 checked[name] = QgsProperty.fromValue(parameters[name])
         for name in self._list_names:
-            if any(is_product(value) for value in listed(parameters.get(name))):
-                checked[name] = QgsProperty.fromValue("products")
+            values = listed(parameters.get(name))
+            layers = [value for value in values if not is_product(value)]
+            if len(layers) < len(values):
+                # In a list it does; any layer may stand for products.
+                checked[name] = layers or QgsRasterLayer()
         return super().checkParameterValues(checked, context)
 
     def prepareAlgorithm(

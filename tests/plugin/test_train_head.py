@@ -140,7 +140,7 @@ def test_labels_elsewhere_are_named_as_in_qgis(scene, tmp_path):
 
 
 def test_the_labels_file_is_not_overwritten(scene, tmp_path):
-    path = tmp_path / "labels.gpkg"
+    path = tmp_path / "labels.geojson"
     processing.run("native:savefeatures", {"INPUT": label_layer(), "OUTPUT": str(path)})
     page = tmp_path / "report.html"
     page.symlink_to(path)
