@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
+
+from revision import git_revision
 
 from gair_core.errors import GairError
 from gair_core.finetune.config import read_config
@@ -46,18 +47,6 @@ def main() -> int:
             print(f"{split} {name}: {value:.4g}")
     print(f"head: {config.output / 'head.safetensors'}")
     return 0
-
-
-def git_revision() -> str:
-    """Return the revision of this checkout, with a plus where files were changed; empty outside one."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+"]
-    try:
-        found = subprocess.run(  # noqa: S603
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return found.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ Several GPUs: ``devices=8``, or start it with torchrun on each machine.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
+
+from revision import git_revision
 
 from gair_core.errors import GairError
 from gair_core.pretrain.config import read_config
@@ -43,18 +44,6 @@ def main() -> int:
     for name, value in outcome.metrics.items():
         print(f"{name}: {value:.4g}")
     return 0
-
-
-def git_revision() -> str:
-    """Return the revision of this checkout, with a plus where files were changed; empty outside one."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+"]
-    try:
-        found = subprocess.run(  # noqa: S603
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return found.stdout.strip()
 
 
 if __name__ == "__main__":

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
@@ -193,7 +195,7 @@ class _Run:
     def train(self, stop: StopSignal, *, show_progress: bool, on_step: StepHook | None) -> Outcome:
         """Make the remaining steps."""
         self.config.output.mkdir(parents=True, exist_ok=True)
-        (self.config.output / "config.yaml").write_text(to_yaml(self.config), encoding="utf-8")
+        _write_whole(self.config.output / "config.yaml", to_yaml(self.config))
         log = RunLog(self.config.output, self.counters.step)
         test = None
         try:
@@ -365,16 +367,10 @@ class _Run:
             "confusion": results.confusion,
             "validation": self.counters.metrics,
         }
-        _write_whole(
-            self.config.output / "test.json", json.dumps(described, indent=1, ensure_ascii=False) + "\n"
-        )
+        folder = self.config.output
+        _write_whole(folder / "test.json", json.dumps(described, indent=1, ensure_ascii=False) + "\n")
         if results.records:
-            path = self.config.output / "test_records.csv"
-            with path.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(results.records)
-                columns = [np.asarray(column).tolist() for column in results.records.values()]
-                writer.writerows(zip(*columns, strict=True))
+            _write_whole(folder / "test_records.csv", _as_csv(results.records))
 
     def _training_loader(self) -> DataLoader[Batch]:
         config, examples = self.config, self.examples["train"]
@@ -418,7 +414,24 @@ def _as_it_is(batch: Any) -> Any:  # noqa: ANN401
     return batch
 
 
+def _as_csv(columns: Mapping[str, npt.NDArray[Any]]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows(zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True))
+    return text.getvalue()
+
+
 def _write_whole(path: Path, text: str) -> None:
+    """Write a file that is there only when it is complete."""
     part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        part.replace(path)
+    except OSError as error:
+        raise BadInputError(
+            f"{path} could not be written: {error}.", "Make room and run again with --resume."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)

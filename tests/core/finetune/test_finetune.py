@@ -221,6 +221,19 @@ def test_it_stops_early_and_keeps_the_best_state(
     assert again.steps == 8
 
 
+def test_what_a_task_records_of_each_example_is_written(
+    model: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = {"lon": np.array([1.5, -2.25]), "target": np.array(["a, b", "é"])}
+    results = Results({"mean_iou": 0.5}, records=records)
+    monkeypatch.setattr(scene_task.SceneTask, "evaluate", lambda task, batches: results)
+    run(model, store, tmp_path / "run", epochs=1)
+    with (tmp_path / "run" / "test_records.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert rows == [{"lon": "1.5", "target": "a, b"}, {"lon": "-2.25", "target": "é"}]
+    assert not list((tmp_path / "run").glob("*.part"))
+
+
 def test_lower_may_be_better() -> None:
     error = Watched("rmse", higher_is_better=False)
     assert error.improves(1.0, None)
@@ -312,6 +325,7 @@ def test_a_loss_that_is_no_number_names_the_examples(
 def test_the_command_line(
     model: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
+    monkeypatch.syspath_prepend(ROOT / "training")
     spec = importlib.util.spec_from_file_location("finetune_script", ROOT / "training" / "finetune.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
