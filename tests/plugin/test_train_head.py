@@ -166,7 +166,9 @@ def test_real_polygons_under_qgis_process(shared, tmp_path):
     data = shared / "data" / "germany_polygons"
     for name in ("sen2.tif", "training_polygons.gpkg"):
         shutil.copy(data / name, tmp_path)
-    process = QgisProcess(tmp_path / "profile")
+    profile = tmp_path / "profile"
+    profile.mkdir()
+    process = QgisProcess(profile)
     model, report = tmp_path / "model.safetensors", tmp_path / "report.html"
     outcome = process.run(
         "gair:trainhead",
