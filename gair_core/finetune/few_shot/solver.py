@@ -172,7 +172,8 @@ def _minimise(objective: _Objective, parameters: Tensor) -> tuple[Tensor, int]:
     )
 
     def plain() -> Tensor:
-        return (inverse.mT @ inner.detach())[:, :, 0].T
+        columns: Tensor = inverse.mT @ inner.detach()
+        return columns[:, :, 0].T
 
     @torch.no_grad()
     def closure() -> float:
