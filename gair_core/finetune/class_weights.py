@@ -26,7 +26,7 @@ def inverse_frequency(counts: Tensor) -> Tensor:
         Shape (K,), float32.
 
     Raises:
-        BadInputError: There is no label at all.
+        BadInputError: There is no label at all, or all are of one class.
     """
     total = int(counts.sum())
     if total == 0:
@@ -35,5 +35,11 @@ def inverse_frequency(counts: Tensor) -> Tensor:
             "Look at the labels, and at the value that is ignored.",
         )
     there = counts > 0
+    if int(there.sum()) == 1:
+        raise BadInputError(
+            f"All {total} labels of the training examples are of one class, the one with the index "
+            f"{int(counts.argmax())} of {len(counts)}: there is nothing to tell apart.",
+            "Look at the labels; change between two days needs days between which something changes.",
+        )
     weights = total / (int(there.sum()) * counts.clamp(min=1).double())
     return torch.where(there, weights, 0.0).float()

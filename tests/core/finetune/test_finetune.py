@@ -255,6 +255,8 @@ def test_rare_classes_weigh_as_much_as_frequent_ones() -> None:
     assert float(scene_task.pixel_loss(logits, target, None)) == 0
     with pytest.raises(BadInputError, match="None of the training examples has a label"):
         inverse_frequency(torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(BadInputError, match=r"All 7 labels .* one class, the one with the index 2 of 3"):
+        inverse_frequency(torch.tensor([0, 0, 7]))
 
 
 def test_the_rate_follows_the_schedule() -> None:
