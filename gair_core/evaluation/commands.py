@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
@@ -46,8 +47,9 @@ class FinetuneCommands:
             return None
         _, name, groups = min(found)
         changes = [override for group in groups for override in group]
-        script = f"python training/finetune.py training/configs/finetune/{name}"
-        return " ".join([script, *changes, f"model={model}", f"output={output}"])
+        changes += [f"model={model}", f"output={output}"]
+        # Some shells take brackets for a pattern.
+        return shlex.join(["python", "training/finetune.py", f"training/configs/finetune/{name}", *changes])
 
     @cached_property
     def _files(self) -> dict[Path, dict[str, Any]]:

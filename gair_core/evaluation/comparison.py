@@ -111,7 +111,7 @@ def _our_rows(
         place = slot(run.config)
         if place.column not in table.columns:
             continue
-        pretraining = pretrainings.of_model(run.model, run.folder.parent)
+        pretraining = pretrainings.of_model(run.model, run.folder)
         beside = _beside(table, place.column, place.inputs, pretraining)
         if beside is None:
             continue
@@ -191,7 +191,9 @@ def _pretrain(row: PaperRow) -> str:
 
 
 def _output(row: PaperRow, column: str) -> Path:
-    parts = [row.pretraining, *row.inputs.split("+"), *column.split()]
+    # The same run may stand in several tables.
+    inputs = "" if row.inputs == default_inputs(column) else row.inputs
+    parts = [row.pretraining, *inputs.split("+"), *column.split()]
     return Path("runs/finetune") / "_".join(part for part in parts if part)
 
 

@@ -68,19 +68,23 @@ class Pretrainings:
         """Return the model that the configuration of a row leaves, ``runs/<name>/model.safetensors``."""
         return self._outputs[name] / "model.safetensors"
 
-    def of_model(self, model: str, near: Path) -> Pretraining | None:
+    def of_model(self, model: str, run: Path) -> Pretraining | None:
         """Return how a model was pretrained.
 
         Args:
             model: A checkpoint as a run's configuration names it.
-            near: Folder to which a relative path may refer, besides the working directory.
+            run: Folder of that run. A relative path is tried from the working directory and from all folders
+                above the run, one of which it was started in.
 
         Returns:
             None where no run's ``config.yaml`` lies beside it: an import, or a registered name.
         """
-        for path in (Path(model), near / model):
-            if path.suffix and (path.parent / "config.yaml").is_file():
-                return self.of_run(path.parent)
+        if not Path(model).suffix:
+            return None
+        for start in (Path(), *run.resolve().parents):
+            folder = (start / model).parent
+            if (folder / "config.yaml").is_file():
+                return self.of_run(folder)
         return None
 
     def of_run(self, folder: Path) -> Pretraining | None:

@@ -60,7 +60,12 @@ def run_geo_bias(
         error, places = error[known], lonlat[known]
         limit = tolerance if tolerance is not None else float(np.median(error)) if len(error) else 0.0
         failed = error > (0.5 if classes else limit)
-        found[suffix.removeprefix("_")] = geo_bias(places, failed, radius_km=radius_km, most=most, seed=seed)
+        target = suffix.removeprefix("_")
+        try:
+            found[target] = geo_bias(places, failed, radius_km=radius_km, most=most, seed=seed)
+        except BadInputError as problem:
+            where = f"{folder}, {target}" if target else str(folder)
+            raise BadInputError(f"{where}: {problem.message}", problem.hint) from None
     return found
 
 

@@ -90,6 +90,15 @@ def test_results_stand_beside_the_same_variant(runs):
     assert "0.8803" in lines[gair]
 
 
+def test_models_are_found_from_any_directory(tmp_path, monkeypatch):
+    pretrained(tmp_path / "runs" / "mine", "debias")
+    task = {**_BURN_SCARS, "data": {"kind": "small_farms"}}
+    finetuned(tmp_path / "runs" / "deep" / "er", "runs/mine/last.safetensors", task, {"mean_iou": 0.4})
+    monkeypatch.chdir(CONFIGS)
+    [row] = compare("table 2", [tmp_path / "runs"], CONFIGS).ours
+    assert (row.name, row.beside) == ("runs/mine/last", "GAIR Debias")
+
+
 def test_tables_4_and_6_share_runs_with_1_and_2(runs):
     [row] = [row for row in compare("table 6", [runs], CONFIGS).ours if row.beside]
     assert (row.beside, row.results["burn_scars frozen"].value) == ("patch 16, 96 x 96", pytest.approx(81.23))
