@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import date, timedelta
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,6 +22,8 @@ from gair_core.heads.temporal import (
     SeriesLTAEHead,
 )
 from gair_core.model import GAIR
+from gair_core.sentinel2.bands import BANDS, MEAN, STD, normalize
+from gair_core.world.world import World
 
 CLASSES = ({"value": 1, "name": "a", "colour": (255, 0, 0)}, {"value": 2, "name": "b", "colour": (0, 0, 9)})
 DATES = 4
@@ -203,3 +208,72 @@ def test_where_the_season_matters_l_tae_beats_the_linear_aggregation(model):
     assert scores["linear"] > 0.55
     assert scores["ltae"] > 0.85
     assert scores["ltae"] > scores["linear"] + 0.1
+
+
+@pytest.mark.slow
+def test_greening_early_or_late_on_the_cloudy_procedural_world():
+    """Patches of a city by when in the year they are greenest, from four dates of which clouds hide most."""
+    torch.manual_seed(0)
+    scenes = RemoteSensingConfig(width=32, depth=1, num_heads=2)
+    model = GAIR(GAIRConfig(embed_dim=32, remote_sensing=scenes, street_view=None, location=None)).eval()
+    seen, target, days = greening(model)
+    known, unknown = slice(0, 25), slice(25, 40)
+    generator = torch.Generator().manual_seed(99)
+    held_out = cloudy_series(seen[..., unknown], days, 32, generator)
+    scores = {}
+    for kind in KINDS:
+        generator.manual_seed(0)
+        head = seasonal_head(kind).train()
+        optimizer = torch.optim.AdamW(head.parameters(), lr=5e-3)
+        for _ in range(250):
+            optimizer.zero_grad()
+            (merged,) = head.merge(*cloudy_series(seen[..., known], days, 8, generator))
+            logits = head.lattice(model, merged)
+            F.cross_entropy(logits, target[:, known].expand(8, -1, -1)).backward()
+            optimizer.step()
+        with torch.no_grad():
+            (merged,) = head.eval().merge(*held_out)
+            found = head.lattice(model, merged).argmax(dim=1)
+        scores[kind] = float((found == target[:, unknown]).float().mean())
+    assert scores["linear"] > 0.7
+    assert scores["ltae"] > scores["linear"] + 0.03
+
+
+def seasonal_head(kind: str) -> SeriesHead:
+    torch.manual_seed(0)
+    sizes = {"embed_dim": 32, "decoder": "linear", "dropout": 0.0}
+    third = {"value": 3, "name": "c", "colour": (0, 0, 0)}
+    metadata = HeadMetadata(classes=(*CLASSES, third))
+    if kind == "linear":
+        return SeriesLinearHead(SeriesLinearConfig(**sizes, dates=DATES), metadata)
+    return SeriesLTAEHead(SeriesLTAEConfig(**sizes, attention_heads=8), metadata)
+
+
+def greening(model: GAIR) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A city of fields on fifteen days: features (15, 32, 40, 40), classes (40, 40) and the days.
+
+    The class is 1 or 2 where the vegetation index of a patch rises and falls, with its peak before or after
+    the middle of June, and 0 elsewhere.
+    """
+    city, days = World(seed=5).city(2, size=320), torch.arange(75, 300, 15)
+    drawn = [city.scene(date(2023, 1, 1) + timedelta(int(day) - 1), haze=0.0) for day in days]
+    dn = torch.from_numpy(np.stack(drawn).astype(np.float32))
+    red, near_infrared = dn[:, BANDS.index("B4")], dn[:, BANDS.index("B8")]
+    index = F.avg_pool2d((near_infrared - red) / (near_infrared + red + 1), 8)
+    seasonal = index.amax(dim=0) - index.amin(dim=0) > 0.2
+    late = days[index.argmax(dim=0)] >= 170
+    with torch.no_grad():
+        features = model.encode_remote_sensing(normalize(dn, MEAN, STD, quantize=False))
+    return features, seasonal.long() * (1 + late.long()), days.float()
+
+
+def cloudy_series(
+    seen: torch.Tensor, days: torch.Tensor, count: int, generator: torch.Generator
+) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Series of four days drawn from all, in their order; three of five dates are hidden, never all."""
+    drawn = [torch.randperm(len(days), generator=generator)[:DATES].sort().values for _ in range(count)]
+    chosen = torch.stack(drawn)
+    clear = torch.rand(count, DATES, generator=generator) < 0.4
+    clear[torch.arange(count), torch.randint(DATES, (count,), generator=generator)] = True
+    valid = clear[:, :, None, None].float().expand(-1, -1, *seen.shape[-2:])
+    return list(seen[chosen].unbind(1)), days[chosen], valid
