@@ -60,7 +60,7 @@ class PredictRequest(EngineOptions, SceneOptions, OutputRequest):
     """
 
     points: CliPositionalArg[str] = Field(
-        description="photos or points: GeoPackage, GeoJSON, CSV, or a folder of photos with EXIF positions"
+        description="photos or points: GeoPackage, GeoJSON, Parquet, CSV, or a folder of photos"
     )
     output: CliPositionalArg[str] = Field(description="the table to write: .parquet, .gpkg, .geojson or .csv")
     model: str = Field(description="a checkpoint of a head for single photos and places")

@@ -12,6 +12,7 @@ import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow.parquet as pq
 import pyogrio
 import shapely
 from pyogrio.errors import DataLayerError, DataSourceError
@@ -25,7 +26,8 @@ from gair_core.photos.panoramas import PROJECTION_TYPES
 from gair_core.photos.reading import SUFFIXES
 
 CSV_SUFFIXES: Final = frozenset({".csv", ".tsv", ".txt"})
-_KINDS: Final = "GeoPackage, GeoJSON, Shapefile and CSV tables and folders of photos can be read."
+PARQUET_SUFFIXES: Final = frozenset({".parquet", ".geoparquet"})
+_KINDS: Final = "GeoPackage, GeoJSON, Shapefile, Parquet and CSV tables and folders of photos can be read."
 _CRS: Final = "EPSG:4326"
 
 
@@ -165,7 +167,12 @@ def _existing(source: str | Path) -> Path:
 def _read_table(
     path: Path, lon_field: str | None, lat_field: str | None, layer: str | None, *, need_positions: bool
 ) -> PointTable:
-    frame = _read_csv(path) if path.suffix.lower() in CSV_SUFFIXES else _read_vector(path, layer)
+    if path.suffix.lower() in CSV_SUFFIXES:
+        frame = _read_csv(path)
+    elif path.suffix.lower() in PARQUET_SUFFIXES:
+        frame = _read_parquet(path)
+    else:
+        frame = _read_vector(path, layer)
     if frame.empty:
         raise BadInputError(f"The table {path} has no rows.")
     if isinstance(frame, gpd.GeoDataFrame) and lon_field is None and lat_field is None:
@@ -229,6 +236,15 @@ def _read_vector(path: Path, layer: str | None) -> pd.DataFrame:
     try:
         return gpd.read_file(path, layer=_choose_layer(path, layer), engine="pyogrio")
     except (DataSourceError, DataLayerError) as error:
+        raise BadInputError(f"{path} cannot be read as a table: {error}.", _KINDS) from None
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    """Read GeoParquet, which few builds of GDAL can, or Parquet without geometries."""
+    try:
+        stored = pq.read_schema(path).metadata or {}
+        return gpd.read_parquet(path) if b"geo" in stored else pd.read_parquet(path)
+    except (ValueError, OSError) as error:
         raise BadInputError(f"{path} cannot be read as a table: {error}.", _KINDS) from None
 
 

@@ -273,3 +273,19 @@ def test_take_keeps_everything_together(shared):
     assert photos.take(photos.panorama).panorama.all()
     assert len(photos.take(photos.panorama)) == 9
     assert len(photos.take(np.zeros(25, bool))) == 0
+
+
+def test_parquet_is_read_with_and_without_geometries(tmp_path):
+    frame = pd.DataFrame({"photo": ["a.jpg", "b.jpg"], "lon": [9.25, 9.5], "lat": [48.75, 48.5]})
+    frame.to_parquet(tmp_path / "plain.parquet")
+    points = gpd.GeoDataFrame(
+        frame[["photo"]], geometry=gpd.points_from_xy(frame.lon, frame.lat), crs="EPSG:4326"
+    )
+    points.to_crs("EPSG:32632").to_parquet(tmp_path / "geo.parquet")
+    for name in ("plain.parquet", "geo.parquet"):
+        table = read_photos(tmp_path / name)
+        np.testing.assert_allclose(table.lonlat, frame[["lon", "lat"]], atol=1e-9)
+        assert [path.name for path in table.paths] == ["a.jpg", "b.jpg"]
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(BadInputError, match="cannot be read as a table"):
+        read_points(tmp_path / "bad.parquet")
