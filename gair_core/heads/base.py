@@ -17,6 +17,7 @@ all of them. `Head.forward_tile` is all of that at once, for training.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
@@ -135,7 +136,7 @@ class HeadMetadata(_Description):
             raise ValueError(f"two targets have the same name, found {', '.join(names)}")
         for what in ("value", "name"):
             found = [getattr(one, what) for one in self.classes]
-            twice = sorted({one for one in found if found.count(one) > 1})
+            twice = sorted(one for one, count in Counter(found).items() if count > 1)
             if twice:
                 raise ValueError(f"two classes have the same {what} {twice[0]!r}")
         if self.ignore_value in {one.value for one in self.classes}:

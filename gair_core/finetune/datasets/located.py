@@ -108,7 +108,7 @@ class LocatedData:
 
     @property
     def head_classes(self) -> tuple[HeadClass, ...]:
-        """The classes as a head describes them: values from 1, colours that differ."""
+        """The classes as a head describes them: values from 1, colours from all around the wheel."""
         return head_classes(self.classes)
 
 
