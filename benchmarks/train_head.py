@@ -221,8 +221,7 @@ def candidates(labelled: Labelled) -> dict[str, Classify]:
         del split
         return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
 
-    # Without bands the penalty of the components is the only one, so more of its factors are tried.
-    alone = FitOptions(penalties=(1e-4,), embedding_factors=(0.1, 1.0, 10.0, 100.0, 1000.0))
+    alone = FitOptions(penalties=(1.0,))
     return {
         "random forest, 10 bands": simple(labelled, ten, forest),
         "logistic regression, bands + 5x5": simple(labelled, five, logistic),

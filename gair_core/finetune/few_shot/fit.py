@@ -51,7 +51,7 @@ class FitOptions:
         components: Numbers of principal components of z that are tried; 0 leaves the embedding out and is
             always tried.
         penalties: Weights of the L2 penalty that are tried.
-        embedding_factors: Factors on the penalty of z's components that are tried.
+        embedding_penalties: Penalties of z's components that are tried.
         folds: Parts of the cross-validation, at least 3.
         pixels_per_polygon: At most so many pixels of one polygon are used.
         pixels_per_class: At most so many pixels of one class are used.
@@ -61,8 +61,8 @@ class FitOptions:
     """
 
     components: tuple[int, ...] = (0, 4, 16, 64)
-    penalties: tuple[float, ...] = (1e-2, 1e-3, 1e-4, 1e-5)
-    embedding_factors: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0)
+    penalties: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+    embedding_penalties: tuple[float, ...] = (1e-2, 1e-3, 1e-4, 1e-5)
     folds: int = 5
     pixels_per_polygon: int = 200
     pixels_per_class: int = 2000
@@ -73,8 +73,8 @@ class FitOptions:
     def __post_init__(self) -> None:
         if self.folds < 3:
             raise BadInputError(f"The cross-validation needs at least 3 folds, found {self.folds}.")
-        if not self.penalties or min(self.penalties) <= 0 or min(self.embedding_factors, default=1.0) <= 0:
-            raise BadInputError("Penalties and their factors must be positive numbers.")
+        if not self.penalties or min(self.penalties) <= 0 or min(self.embedding_penalties, default=1.0) <= 0:
+            raise BadInputError("Penalties must be positive numbers.")
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class _Job:
             judged_polygon=self.polygon[judged],
             judged_fold=folds.fold[judged],
             classes=self.classes,
-            choices=Choices(options.components, options.penalties, options.embedding_factors),
+            choices=Choices(options.components, options.penalties, options.embedding_penalties),
             tick=_Ticker(self, folds),
         )
 
@@ -227,7 +227,7 @@ class _Ticker:
 
     def __init__(self, job: _Job, folds: Folds) -> None:
         options = job.options
-        tried = len(options.penalties) + len(options.embedding_factors) + len(options.components)
+        tried = 2 * len(options.penalties) + len(options.embedding_penalties) + len(options.components)
         self._expected = tried * (folds.count + 1) * folds.count // 2 + 1
         self._job, self._done = job, 0
 

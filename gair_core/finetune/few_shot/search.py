@@ -17,7 +17,7 @@ Excluded: TypeAlias = frozenset[int]
 # Accurate enough to compare settings by; the chosen one is solved to the last digits.
 _TOLERANCE = 3e-5
 # Standard errors by which the embedding has to be better than the bands alone.
-_MARGIN = 1.0
+_MARGIN = 0.25
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Choices:
 
     components: tuple[int, ...]
     penalties: tuple[float, ...]
-    embedding_factors: tuple[float, ...]
+    embedding_penalties: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -216,8 +216,9 @@ class Search:
         """Choose a setting by what lies outside of some folds alone.
 
         First the penalty of the bands; then, at that penalty, how strongly a medium number of components is
-        held down; then their number. The embedding is used if it is better than the bands alone by more than
-        the standard error of the difference.
+        held down; then whether the bands beside them should be held down more; then how many components. The
+        embedding is used if it is better than the bands alone by more than a quarter of the difference's
+        standard error: among settings that are equally good by chance the bands alone win.
 
         Args:
             without: Folds that must not be looked at.
@@ -233,13 +234,8 @@ class Search:
         chosen = bands
         components = sorted(count for count in self.choices.components if count > 0)
         if components and self.table.embedding.shape[1]:
-            middle = components[len(components) // 2]
-            factors = sorted(self.choices.embedding_factors, reverse=True)
-            first = self._best([Setting(middle, bands.penalty, factor) for factor in factors], without, tried)
-            if first is not None:
-                factor = first.embedding_factor
-                rest = [Setting(count, bands.penalty, factor) for count in components if count != middle]
-                best = self._best([first, *rest], without, tried) or first
+            best = self._best_with_embedding(bands, penalties, components, without=without, tried=tried)
+            if best is not None:
                 gain, error = self._difference(tried[best], tried[bands])
                 chosen = best if gain > _MARGIN * error else bands
         scores = []
@@ -248,6 +244,28 @@ class Search:
             error = self._difference(quality, tried[best_known])[1]
             scores.append(SettingScore(setting, self._mean(quality), error))
         return chosen, scores
+
+    def _best_with_embedding(
+        self,
+        bands: Setting,
+        penalties: Sequence[float],
+        components: Sequence[int],
+        *,
+        without: Excluded,
+        tried: dict[Setting, Float64Array],
+    ) -> Setting | None:
+        middle = components[len(components) // 2]
+        strengths = sorted(self.choices.embedding_penalties, reverse=True)
+        light = [Setting(middle, bands.penalty, one / bands.penalty) for one in strengths]
+        best = self._best(light, without, tried)
+        if best is None:
+            return None
+        strength = best.penalty * best.embedding_factor
+        larger = [penalty for penalty in penalties if penalty > bands.penalty]
+        heavier = [Setting(middle, penalty, strength / penalty) for penalty in larger]
+        best = self._best([best, *heavier], without, tried) or best
+        others = [replace(best, components=count) for count in components if count != middle]
+        return self._best([best, *others], without, tried) or best
 
     def _best(
         self, settings: Sequence[Setting], without: Excluded, tried: dict[Setting, Float64Array]

@@ -40,7 +40,7 @@ def test_a_trained_head_segments_as_its_classifier_classifies_the_table(place, t
     # Squares of the scene are the polygons, and brightness is the class.
     polygon = row // 20 * 10 + column // 20
     target = np.random.default_rng(1).integers(0, 3, 100)[polygon]
-    options = FitOptions(components=(0, 4), penalties=(1e-2,), embedding_factors=(0.01,), folds=3)
+    options = FitOptions(components=(0, 4), penalties=(1e-2,), embedding_penalties=(1e-4,), folds=3)
     found = fit(table, target, polygon, [one.name for one in CLASSES], options=options)
     save_head(
         build_head(found, features, HeadMetadata(classes=CLASSES)), tmp_path / "head.safetensors", model

@@ -16,7 +16,7 @@ from gair_core.heads.pixel_features import PixelFeatures
 from gair_core.progress import Progress
 
 OPTIONS = FitOptions(
-    components=(0, 4), penalties=(1e-1, 1e-2), embedding_factors=(1.0, 10.0), folds=4, search_pixels=300
+    components=(0, 4), penalties=(1e-1, 1e-2), embedding_penalties=(1e-1, 1e-2), folds=4, search_pixels=300
 )
 NAMES = ["water", "wood", "town"]
 
