@@ -97,6 +97,14 @@ def gair_python() -> Path:
     return GAIR_PYTHON
 
 
+@pytest.fixture(autouse=True)
+def _nothing_remembered(qgis_app: object) -> None:
+    """The model that one test chose must not be the next one's default."""
+    from qgis.core import QgsSettings
+
+    QgsSettings().remove("gair/last_model")
+
+
 @pytest.fixture(scope="session")
 def provider(qgis_processing: None) -> Iterator[object]:
     """GAIR's provider, registered in Processing; its worker ends with the session."""
