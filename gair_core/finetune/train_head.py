@@ -112,7 +112,7 @@ class TrainHeadResult(Result):
         pixels: Labelled pixels of each class, by name.
         overall_accuracy: Share of the held-out pixels that were right; None where nothing could be held out.
         macro_f1: Mean F1 of the classes on held-out pixels, likewise.
-        components: Principal components of the embedding that the head uses.
+        components: The most principal components of the embedding in any setting that counts in the head.
     """
 
     output: str
@@ -303,7 +303,7 @@ class _Training:
             pixels=dict(zip(names, self.pixels, strict=True)),
             overall_accuracy=metrics.get("overall_accuracy"),
             macro_f1=metrics.get("macro_f1"),
-            components=self.fitted.setting.components,
+            components=self.fitted.components,
             warnings=tuple(progress.warnings),
         )
 
@@ -425,7 +425,6 @@ def _report(
             classes=class_picture(raster, place.grid, classes),
             caption=_caption(first, place),
         ),
-        setting=training.fitted.setting,
         scores=training.fitted.scores,
         warnings=_without_folders(part.warnings, training.labelled),
         command=training.command(),

@@ -1,11 +1,11 @@
-"""Fit a head's classifier to labelled pixels, and choose how much of the embedding it uses.
+"""Fit a head's classifier to labelled pixels, and find how much of the embedding it should use.
 
 Everything is held out by whole polygons, or by blocks of neighbouring ones (`blocks`). With K folds, models
-are trained without one fold and without every pair of folds. The models without f and g choose the setting of
-fold f by what they predict on g, for every g but f; the model without f alone and with that setting then
-predicts f. So no prediction that is reported comes from a model, or a choice of setting, that has seen its
-polygon's fold: nested cross-validation, in which every pair of folds serves two outer folds. The final
-classifier's setting is chosen by the models without one fold, on that fold.
+are trained without one fold and without every pair of folds. The models without f and g weigh the settings
+for fold f by what they predict on g, for every g but f (`search`); the mean of the models without f alone, so
+weighted, then predicts f. So no prediction that is reported comes from a model, or from weights of settings,
+that have seen its polygon's fold: nested cross-validation, in which every pair of folds serves two outer
+folds. The settings of the final classifier are weighed by the models without one fold, on that fold.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from gair_core.finetune.few_shot.search import (
     Training,
     softmax,
 )
-from gair_core.finetune.few_shot.solver import TOLERANCE, IntArray
+from gair_core.finetune.few_shot.solver import IntArray
 from gair_core.heads.base import HeadMetadata
 from gair_core.heads.pixel import PixelLinearConfig, PixelLinearHead
 from gair_core.heads.pixel_features import PixelFeatures
@@ -39,8 +39,11 @@ from gair_core.progress import Progress
 
 __all__ = ["FewShotFit", "FitOptions", "Setting", "SettingScore", "build_head", "fit"]
 
+# Of the members of a mean, which the last digits of one do not change.
+_TOLERANCE = 1e-5
+
 # Where nothing can be held out, nothing can say that the embedding helps.
-_DEFAULT = Setting(0, 1e-3)
+_DEFAULT = SettingScore(Setting(0, 1e-3), score=np.nan, error=np.nan, weight=1.0)
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,11 @@ class FewShotFit:
 
     Attributes:
         classifier: Its coefficients.
-        setting: The chosen setting.
-        scores: Of every setting that was tried; empty where nothing could be held out.
-        held_out: Class index of each pixel of the table, predicted by a classifier whose training, choice of
-            setting included, saw no pixel of its polygon's fold; -1 where there is no such prediction. That
-            classifier saw fewer polygons and pixels than the final one.
+        scores: Of every setting that was tried, and its weight in the classifier; empty where nothing could
+            be held out.
+        held_out: Class index of each pixel of the table, predicted by a classifier whose training, weights
+            of settings included, saw no pixel of its polygon's fold; -1 where there is no such prediction.
+            That classifier saw fewer polygons and pixels than the final one.
         held_out_probability: Softmax of that class, in [0, 1]; NaN where there is none.
         fold: Fold of each pixel in that prediction; -1 for classes with one polygon and pixels without data.
         folds: Number of folds; 0 where nothing could be held out.
@@ -97,7 +100,6 @@ class FewShotFit:
     """
 
     classifier: Classifier
-    setting: Setting
     scores: tuple[SettingScore, ...]
     held_out: IntArray
     held_out_probability: npt.NDArray[np.float64]
@@ -106,6 +108,16 @@ class FewShotFit:
     blocks: int | None
     used: npt.NDArray[np.bool_]
     notes: tuple[str, ...]
+
+    @property
+    def components(self) -> int:
+        """The most principal components of z in any setting that counts."""
+        return _most(self.scores)
+
+    @property
+    def embedding_share(self) -> float:
+        """Weight of the settings that use the embedding, in [0, 1]."""
+        return sum(one.weight for one in self.scores if one.setting.components)
 
 
 def fit(
@@ -140,24 +152,32 @@ def fit(
     job = _Job(part, target[valid], polygon[valid], len(classes), options, progress or Progress(), share)
     folds = assign_folds(job.polygon, job.target, job.table.lonlat, options.folds, options.seed)
     search = job.search(folds)
-    setting, scores = search.choose(frozenset())
+    scores = search.weigh(frozenset())
     held_out, probability = job.held_out(search, folds)
     used = job.draw(options.pixels, options.pixels_per_polygon, 0)
-    final = Training(job.table.take(used), job.target[used], len(classes), (setting or _DEFAULT).components)
-    classifier = final.fit(setting or _DEFAULT, TOLERANCE)
+    classifier = _final(Training(job.table.take(used), job.target[used], len(classes), _most(scores)), scores)
     job.progress.report(share[1], "fitted")
     return FewShotFit(
         classifier=classifier,
-        setting=setting or _DEFAULT,
         scores=tuple(scores),
         held_out=_spread(held_out, valid, len(table), -1),
         held_out_probability=_spread(probability, valid, len(table), np.nan),
         fold=_spread(folds.fold, valid, len(table), -1),
-        folds=folds.count if setting else 0,
+        folds=folds.count if scores else 0,
         blocks=folds.blocks,
         used=_spread(np.isin(np.arange(len(valid)), used), valid, len(table), False),
-        notes=_notes(target[valid], classes, folds, is_tested=setting is not None),
+        notes=_notes(target[valid], classes, folds, is_tested=bool(scores)),
     )
+
+
+def _most(scores: Sequence[SettingScore]) -> int:
+    return max((one.setting.components for one in scores if one.weight > 0), default=0)
+
+
+def _final(training: Training, scores: Sequence[SettingScore]) -> Classifier:
+    counting = [one for one in scores if one.weight > 0] or [_DEFAULT]
+    members = [training.fit(one.setting, _TOLERANCE) for one in counting]
+    return Classifier.mean(members, [one.weight for one in counting])
 
 
 @dataclass(frozen=True)
@@ -208,8 +228,8 @@ class _Job:
         for fold in range(folds.count):
             here = np.flatnonzero(folds.fold == fold)
             without = frozenset({fold})
-            setting, _ = search.choose(without)
-            classifier = search.classifier(without, setting or _DEFAULT)
+            scores = search.weigh(without) or [_DEFAULT]
+            classifier = search.mean_classifier(without, scores)
             if classifier is None:
                 continue
             chances = softmax(classifier.logits(self.table.take(here)))
@@ -227,7 +247,7 @@ class _Ticker:
 
     def __init__(self, job: _Job, folds: Folds) -> None:
         options = job.options
-        tried = 2 * len(options.penalties) + len(options.embedding_penalties) + len(options.components)
+        tried = 2 * len(options.penalties) + 2 * len(options.embedding_penalties) + len(options.components)
         self._expected = tried * (folds.count + 1) * folds.count // 2 + 1
         self._job, self._done = job, 0
 

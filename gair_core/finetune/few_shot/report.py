@@ -9,7 +9,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gair_core.finetune.few_shot.area import AreaEstimate
-from gair_core.finetune.few_shot.fit import Setting, SettingScore
+from gair_core.finetune.few_shot.fit import SettingScore
 from gair_core.finetune.few_shot.report_map import ReportMap
 from gair_core.heads.base import AccuracyReport, HeadClass
 from gair_core.version import __version__
@@ -51,8 +51,7 @@ class ReportContent:
         accuracy: On held-out polygons.
         areas: One a class; empty where nothing was held out.
         map: The map.
-        setting: The chosen setting.
-        scores: Of all settings.
+        scores: Of all settings, and their weights in the head.
         warnings: What the user should know.
         command: The command that segments a scene with the head.
     """
@@ -71,7 +70,6 @@ class ReportContent:
     accuracy: AccuracyReport
     areas: Sequence[AreaEstimate]
     map: ReportMap
-    setting: Setting
     scores: Sequence[SettingScore]
     warnings: Sequence[str]
     command: str
@@ -120,32 +118,33 @@ class ReportContent:
 
     @property
     def settings(self) -> list[SettingRow]:
-        """The best setting for each number of components that was tried, and the chosen one."""
+        """The best setting for each number of components that was tried, and what all of them weigh."""
         rows = []
         for components in sorted({score.setting.components for score in self.scores}):
             tried = [score for score in self.scores if score.setting.components == components]
-            is_chosen = components == self.setting.components
-            if is_chosen:
-                tried = [score for score in tried if score.setting == self.setting] or tried
             best = max(tried, key=lambda score: score.score)
-            rows.append(SettingRow(components, best.setting.penalty, best.score, is_chosen))
+            weight = sum(score.weight for score in tried)
+            rows.append(SettingRow(components, best.setting.penalty, best.score, weight))
         return rows
 
     @property
     def choice(self) -> str:
-        """What was chosen, in words."""
+        """What the head is made of, in words."""
         if not self.scores:
             return "There were too few polygons to compare settings; a cautious one was used."
-        chosen = "Chosen by cross-validation over polygons."
-        if self.setting.components == 0:
+        counting = [score for score in self.scores if score.weight > 0]
+        most = max(score.setting.components for score in counting)
+        if most == 0:
             return (
-                f"{chosen} The embedding did not help with these labels, so the head reads the pixels' own "
-                "bands and their means over small windows alone."
+                "Compared by cross-validation over polygons. The embedding did not help with these labels, "
+                "so the head reads the pixels' own bands and their means over small windows alone."
             )
+        share = sum(score.weight for score in counting if score.setting.components)
         return (
-            f"{chosen} The head reads the pixels' own bands, their means over small windows, and "
-            f"{self.setting.components} principal components of the embedding, whose coefficients are "
-            f"penalised {self.setting.embedding_factor:g} times as much."
+            f"The head is the mean of {len(counting)} settings, weighted by how they did in cross-validation "
+            "over polygons. All read the pixels' own bands and their means over small windows; settings that "
+            f"also read the embedding, up to {most} principal components of it, have {100 * share:.0f} % of "
+            "the weight."
         )
 
 
@@ -170,12 +169,12 @@ class Confusion:
 
 @dataclass(frozen=True)
 class SettingRow:
-    """The best result with a number of components."""
+    """The best result with a number of components, and the weight of all settings with so many."""
 
     components: int
     penalty: float
     score: float
-    chosen: bool
+    weight: float
 
 
 def render_report(content: ReportContent) -> str:

@@ -1,4 +1,11 @@
-"""The choice of a setting by cross-validation, and what it predicts for polygons that it never saw."""
+"""How settings do in cross-validation, and how much each of them counts.
+
+Few polygons make the scores noisy: of settings that are as good as one another by the scores, some are far
+worse on the rest of the scene, and nothing tells which. So none is chosen. The classifier is the mean of all
+that were tried, weighted by exp(-d / e): d is how far a setting's score is below the best, e the standard
+error of that difference over polygons. What is as good within its error counts, what is clearly worse does
+not. All settings are linear in the same features, and so is their mean.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +21,10 @@ from gair_core.finetune.few_shot.solver import Float64Array, IntArray, Solution,
 
 Excluded: TypeAlias = frozenset[int]
 
-# Accurate enough to compare settings by; the chosen one is solved to the last digits.
+# Accurate enough to compare settings by.
 _TOLERANCE = 3e-5
-# Standard errors by which the embedding has to be better than the bands alone.
-_MARGIN = 0.25
+# What weighs less than this part of the best setting is left out.
+_LEAST = 0.02
 
 
 @dataclass(frozen=True)
@@ -43,11 +50,13 @@ class SettingScore:
         setting: The setting.
         score: Mean over classes and their polygons of 1 - Brier / 2, in [0, 1]; 1 is certain and right.
         error: Standard error of the difference to the best setting's score.
+        weight: Its part of the mean of settings, in [0, 1]; they sum to 1.
     """
 
     setting: Setting
     score: float
     error: float
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,17 @@ class Classifier:
     band_mean: Float64Array
     band_scale: Float64Array
 
+    @classmethod
+    def mean(cls, members: Sequence[Classifier], weights: Sequence[float]) -> Classifier:
+        """Return the classifier whose logits are the weighted mean of those of some of one training."""
+        return cls(
+            _sum_weighted([one.weight for one in members], weights),
+            _sum_weighted([one.band_weight for one in members], weights),
+            _sum_weighted([one.bias for one in members], weights),
+            members[0].band_mean,
+            members[0].band_scale,
+        )
+
     def logits(self, table: PixelTable) -> Float64Array:
         """Return the logits of a table's pixels, shape (N, classes)."""
         result = np.empty((len(table), len(self.bias)))
@@ -78,6 +98,14 @@ class Classifier:
             result[rows] = bands @ self.band_weight.T + self.bias
             result[rows] += table.embedding[rows].astype(np.float64) @ self.weight.T
         return result
+
+
+def _sum_weighted(values: Sequence[Float64Array], weights: Sequence[float]) -> Float64Array:
+    """Return the sum of arrays of one shape, each times its weight."""
+    total = np.zeros_like(values[0])
+    for value, weight in zip(values, weights, strict=True):
+        total += weight * value
+    return total
 
 
 # Pixels of a table per step: bounds the copies in double precision.
@@ -212,40 +240,43 @@ class Search:
             self.tick()
         return self._classifiers[key]
 
-    def choose(self, without: Excluded) -> tuple[Setting | None, list[SettingScore]]:
-        """Choose a setting by what lies outside of some folds alone.
+    def mean_classifier(self, excluded: Excluded, scores: Sequence[SettingScore]) -> Classifier | None:
+        """Return the mean of settings, trained without some folds; None with fewer than 2 classes."""
+        members = [(self.classifier(excluded, one.setting), one.weight) for one in scores if one.weight > 0]
+        known = [(member, weight) for member, weight in members if member is not None]
+        return Classifier.mean(*zip(*known, strict=True)) if known else None
 
-        First the penalty of the bands; then, at that penalty, how strongly a medium number of components is
-        held down; then whether the bands beside them should be held down more; then how many components. The
-        embedding is used if it is better than the bands alone by more than a quarter of the difference's
-        standard error: among settings that are equally good by chance the bands alone win.
+    def weigh(self, without: Excluded) -> list[SettingScore]:
+        """Score settings, and weigh them, by what lies outside of some folds alone.
+
+        First the penalty of the bands alone. Then how strongly a medium number of components is held down,
+        beside the bands at that penalty and beside bands that are held down so much that z decides; at the
+        best of these the penalties of the bands in between; then how many components.
 
         Args:
             without: Folds that must not be looked at.
 
         Returns:
-            The setting, None where nothing can be held out, and the scores of all that were tried.
+            All that were tried; none where nothing can be held out.
         """
         tried: dict[Setting, Float64Array] = {}
         penalties = sorted(self.choices.penalties, reverse=True)
         bands = self._best([Setting(0, penalty) for penalty in penalties], without, tried)
         if bands is None:
-            return None, []
-        chosen = bands
+            return []
         components = sorted(count for count in self.choices.components if count > 0)
-        if components and self.table.embedding.shape[1]:
-            best = self._best_with_embedding(bands, penalties, components, without=without, tried=tried)
-            if best is not None:
-                gain, error = self._difference(tried[best], tried[bands])
-                chosen = best if gain > _MARGIN * error else bands
-        scores = []
-        best_known = max(tried, key=lambda one: self._mean(tried[one]))
-        for setting, quality in tried.items():
-            error = self._difference(quality, tried[best_known])[1]
-            scores.append(SettingScore(setting, self._mean(quality), error))
-        return chosen, scores
+        if components and self.choices.embedding_penalties and self.table.embedding.shape[1]:
+            self._try_embedding(bands, penalties, components, without=without, tried=tried)
+        best = max(tried, key=lambda one: self._mean(tried[one]))
+        differences = {one: self._difference(tried[best], quality) for one, quality in tried.items()}
+        weights = {one: _weight(*difference) for one, difference in differences.items()}
+        total = sum(weights.values())
+        return [
+            SettingScore(one, self._mean(quality), differences[one][1], weights[one] / total)
+            for one, quality in tried.items()
+        ]
 
-    def _best_with_embedding(
+    def _try_embedding(
         self,
         bands: Setting,
         penalties: Sequence[float],
@@ -253,19 +284,23 @@ class Search:
         *,
         without: Excluded,
         tried: dict[Setting, Float64Array],
-    ) -> Setting | None:
+    ) -> None:
+        """Try settings with the embedding, given the best without and penalties from the largest on."""
         middle = components[len(components) // 2]
         strengths = sorted(self.choices.embedding_penalties, reverse=True)
-        light = [Setting(middle, bands.penalty, one / bands.penalty) for one in strengths]
-        best = self._best(light, without, tried)
+        ends = sorted({bands.penalty, penalties[0]})
+        first = [Setting(middle, penalty, one / penalty) for penalty in ends for one in strengths]
+        best = self._best(first, without, tried)
         if best is None:
-            return None
+            return
         strength = best.penalty * best.embedding_factor
-        larger = [penalty for penalty in penalties if penalty > bands.penalty]
-        heavier = [Setting(middle, penalty, strength / penalty) for penalty in larger]
-        best = self._best([best, *heavier], without, tried) or best
-        others = [replace(best, components=count) for count in components if count != middle]
-        return self._best([best, *others], without, tried) or best
+        between = [Setting(middle, one, strength / one) for one in penalties if ends[0] < one < ends[-1]]
+        best = self._best([best, *between], without, tried) or best
+        self._best(
+            [best, *(replace(best, components=count) for count in components if count != middle)],
+            without,
+            tried,
+        )
 
     def _best(
         self, settings: Sequence[Setting], without: Excluded, tried: dict[Setting, Float64Array]
@@ -330,6 +365,14 @@ class Search:
         count = len(difference)
         spread = share**2 @ (difference - mean) ** 2 * count / max(count - 1, 1)
         return mean, float(np.sqrt(spread))
+
+
+def _weight(gap: float, error: float) -> float:
+    """Return what a setting weighs beside the best, which weighs 1, by how far its score is below."""
+    if gap <= 0:
+        return 1.0
+    weight = float(np.exp(-gap / error)) if error > 0 else 0.0
+    return weight if weight >= _LEAST else 0.0
 
 
 def softmax(logits: Float64Array) -> Float64Array:

@@ -29,7 +29,7 @@ def made_content(names: tuple[str, ...] = NAMES, **changes: Any) -> ReportConten
     )
     confusion = generator.integers(0, 12, (count, count)) + np.diag(generator.integers(100, 900, count))
     small = Setting(components=0, penalty=0.01, embedding_factor=1.0)
-    chosen = Setting(components=24, penalty=0.001, embedding_factor=10.0)
+    large = Setting(components=24, penalty=0.001, embedding_factor=10.0)
     values: dict[str, Any] = {
         "title": "6 classes of labels.gpkg",
         "date": "2025-03-01 12:00",
@@ -45,8 +45,7 @@ def made_content(names: tuple[str, ...] = NAMES, **changes: Any) -> ReportConten
         "accuracy": accuracy_report(confusion, names, "3,500 of 3,500 labelled pixels."),
         "areas": estimate_areas(confusion.T / 100, generator.uniform(1e5, 1e7, count)),
         "map": ReportMap(PIXEL, PIXEL, "sen2.tif, 1 x 1 pixels."),
-        "setting": chosen,
-        "scores": [SettingScore(small, 0.9, 0.01), SettingScore(chosen, 0.93, 0.0)],
+        "scores": [SettingScore(small, 0.9, 0.03, 0.25), SettingScore(large, 0.93, 0.0, 0.75)],
         "warnings": ["The class <water> has one polygon."],
         "command": "gair segment sen2.tif classes.tif --model 'my head.safetensors'",
     }

@@ -11,6 +11,7 @@ import torch
 from gair_core.errors import BadInputError, CancelledError
 from gair_core.finetune.few_shot.features import PixelTable
 from gair_core.finetune.few_shot.fit import FitOptions, Setting, build_head, fit
+from gair_core.finetune.few_shot.search import Classifier, Training
 from gair_core.heads import HeadClass, HeadMetadata
 from gair_core.heads.pixel_features import PixelFeatures
 from gair_core.progress import Progress
@@ -64,12 +65,53 @@ def test_an_embedding_that_tells_classes_apart_is_used():
     alone = fit(
         pixels.take(train), target[train], polygon[train], NAMES, options=replace(OPTIONS, components=(0,))
     )
-    assert found.setting.components == 4
+    assert found.components == 4
+    assert found.embedding_share > 0.8
     test = pixels.take(~train)
     assert accuracy(found, test, target[~train]) > accuracy(alone, test, target[~train]) + 0.2
-    scores = {one.setting: one.score for one in found.scores}
-    assert scores[found.setting] == max(scores.values())
-    assert Setting(0, 1e-1) in scores
+    best = max(found.scores, key=lambda one: one.score)
+    assert best.weight == max(one.weight for one in found.scores)
+    assert sum(one.weight for one in found.scores) == pytest.approx(1)
+    assert Setting(0, 1e-1) in {one.setting for one in found.scores}
+    assert alone.embedding_share == alone.components == 0
+
+
+def test_the_bands_are_not_in_the_way_of_an_embedding_that_tells_all():
+    # Few polygons, and bands that tell half the truth: cross-validation cannot see how far z is ahead.
+    def kept(seed):
+        pixels, target, polygon = table(seed=seed, polygons=90, bands_tell=0.5, embedding_tells=1.5)
+        train = polygon < 12
+        parts = pixels.take(train), target[train], polygon[train], NAMES
+        both = fit(*parts, options=OPTIONS)
+        blank = replace(pixels, bands=np.zeros_like(pixels.bands))
+        alone = fit(blank.take(train), *parts[1:], options=OPTIONS)
+        test = ~train
+        return [
+            accuracy(both, pixels.take(test), target[test]),
+            accuracy(alone, blank.take(test), target[test]),
+        ]
+
+    both, alone = np.mean([kept(seed) for seed in range(4)], axis=0)
+    assert both >= alone - 0.03
+
+
+def test_a_setting_weighs_by_how_far_it_is_below_the_best():
+    pixels, target, polygon = table(polygons=30, bands_tell=0.6, embedding_tells=0.6)
+    found = fit(pixels, target, polygon, NAMES, options=OPTIONS)
+    best = max(found.scores, key=lambda one: one.score)
+    some = [one for one in found.scores if one.weight > 0 and one.score < best.score]
+    assert some
+    for one in some:
+        expected = best.weight * np.exp((one.score - best.score) / one.error)
+        assert one.weight == pytest.approx(expected)
+
+
+def test_the_mean_of_classifiers_has_the_mean_of_their_logits():
+    pixels, target, _ = table(bands_tell=0.7, embedding_tells=0.7)
+    training = Training(pixels, target, 3, 4)
+    members = [training.fit(setting, 1e-4) for setting in (Setting(0, 1e-1), Setting(4, 1e-2, 0.1))]
+    expected = 0.3 * members[0].logits(pixels) + 0.7 * members[1].logits(pixels)
+    np.testing.assert_allclose(Classifier.mean(members, [0.3, 0.7]).logits(pixels), expected)
 
 
 def test_held_out_predictions_know_nothing_of_their_polygon():
@@ -105,7 +147,7 @@ def test_the_same_seed_gives_the_same_fit():
     one, other = (fit(pixels, target, polygon, NAMES, options=OPTIONS) for _ in range(2))
     np.testing.assert_array_equal(one.classifier.weight, other.classifier.weight)
     np.testing.assert_array_equal(one.held_out_probability, other.held_out_probability)
-    assert one.setting == other.setting
+    assert one.scores == other.scores
 
 
 def test_a_class_with_one_polygon_is_trained_and_named():
@@ -124,7 +166,7 @@ def test_a_class_with_one_polygon_is_trained_and_named():
 def test_one_polygon_a_class_still_makes_a_head():
     pixels, target, polygon = table(polygons=3, bands_tell=2.0)
     found = fit(pixels, target, polygon, NAMES, options=OPTIONS)
-    assert found.setting.components == 0
+    assert found.components == 0
     assert found.folds == 0
     assert found.scores == ()
     assert (found.held_out == -1).all()

@@ -17,7 +17,7 @@ from PIL import Image
 from shapely.geometry import Point, box
 
 from gair_core.finetune.few_shot import report_map
-from gair_core.finetune.few_shot.fit import Setting
+from gair_core.finetune.few_shot.fit import Setting, SettingScore
 from gair_core.finetune.few_shot.labels import LabelLayer
 from gair_core.finetune.few_shot.report import render_report
 from gair_core.finetune.few_shot.report_map import (
@@ -76,11 +76,12 @@ def test_figures_are_those_of_the_accuracy() -> None:
     assert f"{100 * content.accuracy.metrics['overall_accuracy']:.1f} %overall accuracy" in text
     found = content.accuracy.class_metrics["forest"]
     assert f"{100 * found['recall']:.1f} %" in text
-    assert "24 principal components" in text
+    assert "up to 24 principal components of it, have 75 % of the weight" in text
 
 
 def test_an_embedding_that_does_not_help_is_said_so() -> None:
-    html = render_report(made_content(setting=Setting(0, 0.01, 1.0)))
+    scores = [SettingScore(Setting(0, 0.01), 0.9, 0.0, 1.0), SettingScore(Setting(24, 0.01), 0.5, 0.01, 0.0)]
+    html = render_report(made_content(scores=scores))
     assert "did not help" in html
 
 
