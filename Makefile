@@ -46,6 +46,9 @@ screenshots: setup setup-qgis
 
 test: test-core test-plugin
 
+# One thread for each of the two processes: more of them than cores wait for each other most of the time.
+test-core test-plugin: export OMP_NUM_THREADS = 1
+
 test-core: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
