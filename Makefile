@@ -8,7 +8,7 @@ QGIS_PYTHON ?= /usr/bin/python3
 QGIS_VENV := .venv-qgis
 QGIS_STAMP := $(QGIS_VENV)/.installed
 
-.PHONY: setup setup-qgis stage plugin demo screenshots test test-core test-plugin test-slow check format lock clean
+.PHONY: setup setup-qgis stage plugin demo screenshots docs test test-core test-plugin test-slow check format lock clean
 
 setup: $(STAMP)
 
@@ -43,6 +43,10 @@ demo: setup setup-qgis plugin
 # The pictures of docs/, taken of a QGIS window with the made-up scene.
 screenshots: setup setup-qgis
 	$(BIN)/python tools/screenshots.py
+
+# The guide as HTML: build/docs/index.html. A warning, such as a link to nowhere, is an error.
+docs: setup
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs build/docs
 
 test: test-core test-plugin
 
