@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from gair_core.errors import BadInputError
 from gair_core.world.city import City, Viewpoints
+from gair_core.world.surface import COVER
 from gair_core.world.world import World
 from gair_core.world.writers import write_land_cover, write_photos, write_points, write_polygons, write_scene
 
@@ -21,6 +22,12 @@ LATER: Final = date(2026, 7, 2)
 
 _FAR: Final = 1500.0
 """A wrong tag lies at least so many metres from the truth."""
+
+_FOREST: Final = ("forest",)
+_TOWN: Final = ("dense built-up", "sparse built-up")
+_OPEN: Final = ("crops", "grass", "bare soil")
+_SWAPS: Final = ((_FOREST, _TOWN), (_TOWN, _FOREST), (_OPEN, _TOWN))
+"""Land cover where a wrongly tagged photo was taken, and where its tag says, in turn."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,8 @@ def write_demo(
         seed: Seed of the world.
         city: Index of the city.
         photos: Number of photos.
-        wrong: How many of them carry the tags of another place, at least 1.5 km away.
+        wrong: How many of them carry the tags of another place, at least 1.5 km away and of another kind:
+            forest photos in town, photos of the town in the forest, photos of fields in town.
         size: Height and width of the scene in pixels of 10 m.
 
     Raises:
@@ -95,39 +103,42 @@ def write_demo(
 
 
 def _mistagged(city: City, views: Viewpoints, wrong: int) -> tuple[Viewpoints, list[int]]:
-    """Return the views as their tags say, and which tags are wrong."""
-    rng = np.random.default_rng([city.seed, 7])
-    chosen = sorted(int(number) for number in rng.permutation(len(views.headings))[:wrong])
-    others = city.photo_positions(200, seed=1).positions
-    said = views.positions.copy()
+    """Return the views as their tags say, and which tags are wrong.
+
+    The photos with the purest surroundings of each kind are moved, to the purest of another kind: a tag that
+    is wrong among places that look alike cannot be seen by anybody.
+    """
     cover = city.land_cover(DAY)
-    for number in chosen:
-        away = np.hypot(*(city.to_local(others) - city.to_local(views.positions[number])).T)
-        far = others[away > _FAR]
-        if not len(far):
+    others = city.photo_positions(200, seed=1).positions
+    local = city.to_local(others)
+    free = np.ones(len(others), dtype=bool)
+    said, chosen = views.positions.copy(), list[int]()
+    for number in range(wrong):
+        kind, other_kind = _SWAPS[number % len(_SWAPS)]
+        purity = _shares(city, cover, views.positions, kind)
+        purity[chosen] = -1
+        photo = int(np.argmax(purity))
+        away = np.hypot(*(local - city.to_local(views.positions[photo])).T)
+        if not (free & (away > _FAR)).any():
             raise BadInputError(
                 f"{city.name} is too small for a tag that is {_FAR:g} m wrong.",
                 "Ask for a size of at least 300.",
             )
-        said[number] = far[_most_unlike(city, cover, views.positions[number], far)]
+        fit = np.where(free & (away > _FAR), _shares(city, cover, others, other_kind), -1)
+        place = int(np.argmax(fit))
+        said[photo], free[place] = others[place], False
+        chosen.append(photo)
     return Viewpoints(said, views.headings), chosen
 
 
-def _most_unlike(
-    city: City,
-    cover: npt.NDArray[np.uint8],
-    here: npt.NDArray[np.float64],
-    others: npt.NDArray[np.float64],
-) -> int:
-    """Return which place's land cover within 100 m differs most from that of a place."""
-
-    def shares(
-        position: npt.NDArray[np.float64],
-    ) -> npt.NDArray[np.float64]:
-        row, column = (int(value) for value in city.to_pixel(position))
+def _shares(
+    city: City, cover: npt.NDArray[np.uint8], positions: npt.NDArray[np.float64], kind: tuple[str, ...]
+) -> npt.NDArray[np.float64]:
+    """Return how much of what lies within 100 m of each place, without the roads, is of a kind, 0-1."""
+    wanted = [COVER[name] for name in kind]
+    found = np.zeros(len(positions))
+    for number, (row, column) in enumerate(city.to_pixel(positions).astype(int)):
         around = cover[max(row - 10, 0) : row + 11, max(column - 10, 0) : column + 11]
-        counts = np.bincount(around.ravel(), minlength=9)
-        return np.asarray(counts / counts.sum(), dtype=np.float64)
-
-    own = shares(here)
-    return int(np.argmax([np.abs(shares(other) - own).sum() for other in others]))
+        land = around[around != COVER["road"]]
+        found[number] = np.isin(land, wanted).mean() if land.size else 0
+    return found
