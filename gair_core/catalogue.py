@@ -25,7 +25,7 @@ class CatalogueEntry(BaseModel):
         title: One line for people.
         kind: ``model`` or ``head``; ``damaged`` when the file cannot be read, the title then says why.
         parts: The encoders inside.
-        file: Its file, None for the demo that is built in memory.
+        file: Its file.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -34,7 +34,7 @@ class CatalogueEntry(BaseModel):
     title: str
     kind: str
     parts: tuple[str, ...]
-    file: Path | None
+    file: Path
 
 
 class ModelsResult(Result):
@@ -66,11 +66,7 @@ def list_catalogue(request: ModelsRequest, progress: Progress) -> ModelsResult:
     return ModelsResult(models=entries, folders=model_folders(), warnings=warnings)
 
 
-def _entry(name: str, path: Path | None) -> CatalogueEntry:
-    if path is None:
-        from gair_core.demo import CONFIG, METADATA
-
-        return CatalogueEntry(name=name, title=METADATA.title, kind="model", parts=CONFIG.parts, file=None)
+def _entry(name: str, path: Path) -> CatalogueEntry:
     try:
         entry = read_entry(path)
     except CheckpointError as error:

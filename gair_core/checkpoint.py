@@ -100,10 +100,6 @@ def load(path_or_name: str | os.PathLike[str], device: str | torch.device = "cpu
             version; or tensors are missing, unexpected or mis-shaped (all are listed).
     """
     path = registry.find(path_or_name)
-    if path is None:
-        from gair_core.demo import build_demo
-
-        return build_demo().to(device)
     entry, tensors = read_tensors(path, "model", device)
     config, components, metadata = parse_model_entry(entry, path)
     model = build(config, components)

@@ -19,7 +19,6 @@ from gair_core.checkpoint import Entry
 from gair_core.config import GAIRConfig
 from gair_core.errors import BadInputError, CheckpointError
 from gair_core.heads.base import BackboneReference, BaseHead, Head, HeadMetadata
-from gair_core.heads.demo import build_demo_head
 from gair_core.heads.fusion import FusionHead
 from gair_core.heads.geo_prior import GeoPrior
 from gair_core.heads.linear import LinearChangeHead, LinearHead
@@ -119,8 +118,8 @@ def load_head(
     the registered model of its name; else any registered model with its fingerprint.
 
     Args:
-        path_or_name: A checkpoint of a head, or the name of a registered one; ``demo`` is an untrained head
-            on the demo model.
+        path_or_name: A checkpoint of a head, or the name of a registered one; ``demo`` stands for the
+            land-cover head of the built-in model.
         backbone: The encoder's path or registered name.
         load_model: How to load the encoder, for callers that keep one.
 
@@ -132,11 +131,8 @@ def load_head(
             missing or another one.
         BadInputError: It is a head for single photos or places, or does not fit its encoder.
     """
-    path = registry.find(path_or_name)
-    if _is_demo(path_or_name, path):
-        model = load_model(registry.DEMO)
-        return build_demo_head(model), model
-    head, model = _load(path, path_or_name, backbone, load_model)
+    path = _find_head(path_or_name)
+    head, model = _load(path, backbone, load_model)
     if not isinstance(head, Head):
         raise BadInputError(
             f"{path} is a head for single photos or places (kind {head.kind}), which has no map.",
@@ -156,7 +152,7 @@ def load_point_head(
     Raises:
         BadInputError: It is a head for maps, or does not fit its encoder.
     """
-    head, model = _load(registry.find(path_or_name), path_or_name, backbone, load_model)
+    head, model = _load(registry.find(path_or_name), backbone, load_model)
     if not isinstance(head, PointHead):
         raise BadInputError(
             f"{path_or_name} is a head for maps (kind {head.kind}).",
@@ -165,12 +161,8 @@ def load_point_head(
     return head, model
 
 
-def _load(
-    path: Path | None, path_or_name: str | os.PathLike[str], backbone: str | None, load_model: LoadModel
-) -> tuple[BaseHead, GAIR]:
+def _load(path: Path, backbone: str | None, load_model: LoadModel) -> tuple[BaseHead, GAIR]:
     """Load a head of any kind and its encoder."""
-    if path is None:
-        raise CheckpointError(f"{path_or_name} is a model without a head.")
     entry = checkpoint.read_entry(path)
     if entry["kind"] != "head":
         raise CheckpointError(
@@ -196,15 +188,16 @@ def is_head(path_or_name: str | os.PathLike[str]) -> bool:
     Raises:
         CheckpointError: There is no such file, or it is damaged.
     """
+    return bool(checkpoint.read_entry(registry.find(path_or_name))["kind"] == "head")
+
+
+def _find_head(path_or_name: str | os.PathLike[str]) -> Path:
+    """Return the file of a head; that of `registry.DEMO_HEAD` for the name of the built-in model."""
     path = registry.find(path_or_name)
-    return path is not None and checkpoint.read_entry(path)["kind"] == "head"
-
-
-def _is_demo(path_or_name: str | os.PathLike[str], path: Path | None) -> bool:
-    """Whether the built-in head is meant: a file called demo may hold the trained successor of either."""
-    if str(path_or_name) != registry.DEMO:
-        return False
-    return path is None or checkpoint.read_entry(path)["kind"] == "model"
+    # A user's file called demo may hold a head of its own.
+    if str(path_or_name) == registry.DEMO and checkpoint.read_entry(path)["kind"] == "model":
+        return registry.find(registry.DEMO_HEAD)
+    return path
 
 
 def _build_head(entry: Entry, path: Path) -> BaseHead:
@@ -271,7 +264,7 @@ def _find_backbone(metadata: HeadMetadata, path: Path, given: str | None) -> str
         candidates = [given]
     else:
         beside = path.with_name(f"{wanted.name}.safetensors")
-        registered = [str(model.path or model.name) for model in registry.list_models()]
+        registered = [str(model.path) for model in registry.list_models()]
         # The right name first: reading every registered model's description is the last resort.
         registered.sort(key=lambda name: Path(name).stem != wanted.name)
         candidates = [str(beside)] * beside.is_file() + registered
@@ -291,14 +284,8 @@ def _find_backbone(metadata: HeadMetadata, path: Path, given: str | None) -> str
 
 def _fingerprint(name: str, is_wanted: bool) -> str:
     """Return a model's fingerprint; empty for heads and, unless it is the wanted one, for damaged files."""
-    path = registry.find(name)
-    if path is None:
-        from gair_core.demo import build_demo
-
-        known = build_demo().checkpoint
-        return "" if known is None else known.fingerprint
     try:
-        entry = checkpoint.read_entry(path)
+        entry = checkpoint.read_entry(registry.find(name))
     except CheckpointError:
         if is_wanted:
             raise

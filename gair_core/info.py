@@ -11,16 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 from torch import Tensor
 
-from gair_core.checkpoint import (
-    fingerprint_of,
-    load,
-    model_entry,
-    parse_model_entry,
-    read_entry,
-    read_tensors,
-)
+from gair_core.checkpoint import fingerprint_of, parse_model_entry, read_entry, read_tensors
 from gair_core.config import GAIRConfig, LocationConfig, RemoteSensingConfig, StreetViewConfig
-from gair_core.metadata import CheckpointMetadata, Provenance
+from gair_core.metadata import Provenance
 from gair_core.progress import Progress
 from gair_core.registry import find
 from gair_core.task import Request, Result, Task
@@ -69,8 +62,8 @@ class InfoResult(Result):
         title: One line for people.
         kind: ``model`` or ``head``.
         name: Registered name or file stem.
-        file: The file, None for a model that is built in memory.
-        bytes: Size of the file, or of the weights in memory.
+        file: The file.
+        bytes: Size of the file.
         dtypes: Number of values of each dtype.
         fingerprint: SHA-256 of the weights without the PCA basis, hexadecimal.
         intact: Whether the weights still have the fingerprint that was stored with them.
@@ -85,7 +78,7 @@ class InfoResult(Result):
     title: str
     kind: str
     name: str
-    file: Path | None
+    file: Path
     bytes: int
     dtypes: dict[str, int]
     fingerprint: str
@@ -103,7 +96,7 @@ class InfoResult(Result):
         lines = [
             ("title", self.title),
             ("kind", self.kind),
-            ("file", f"{self.file or 'built in memory'}, {size}"),
+            ("file", f"{self.file}, {size}"),
             ("values", ", ".join(f"{count:,} {dtype}" for dtype, count in self.dtypes.items())),
             ("parts", ", ".join(f"{part} {count:,}" for part, count in self.parameters.items())),
             ("total", f"{sum(self.parameters.values()):,} parameters"),
@@ -131,25 +124,17 @@ def describe(request: InfoRequest, progress: Progress) -> InfoResult:
         CheckpointError: There is no such file or model, or it is damaged, foreign or of a newer version.
     """
     path = find(request.model)
-    if path is None:
-        model = load(request.model)
-        metadata = model.checkpoint or CheckpointMetadata()
-        entry = {**model_entry(model, metadata), "kind": "model", "fingerprint": metadata.fingerprint}
-        tensors = model.state_dict()
-    else:
-        entry = read_entry(path)
-        entry, tensors = read_tensors(path, entry["kind"])
-    result = _describe(entry, tensors, path, request.model)
+    entry, tensors = read_tensors(path, read_entry(path)["kind"])
+    result = _describe(entry, tensors, path)
     if not result.intact:
         progress.log("warning", result.warnings[0])
     progress.report(1.0, "done")
     return result
 
 
-def _describe(entry: dict[str, Any], tensors: dict[str, Tensor], path: Path | None, name: str) -> InfoResult:
-    source = path or Path(name)
+def _describe(entry: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> InfoResult:
     is_model = entry["kind"] == "model"
-    config, _, metadata = parse_model_entry(entry, source) if is_model else (None, 0, None)
+    config, _, metadata = parse_model_entry(entry, path) if is_model else (None, 0, None)
     dtypes = Counter[str]()
     for tensor in tensors.values():
         dtypes[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
@@ -159,9 +144,9 @@ def _describe(entry: dict[str, Any], tensors: dict[str, Tensor], path: Path | No
     return InfoResult(
         title=str(entry.get("title", "untitled")),
         kind=entry["kind"],
-        name=source.stem if path else name,
+        name=path.stem,
         file=path,
-        bytes=path.stat().st_size if path else sum(tensor.nbytes for tensor in tensors.values()),
+        bytes=path.stat().st_size,
         dtypes=dict(dtypes),
         fingerprint=fingerprint,
         intact=intact,

@@ -37,7 +37,7 @@ class CheckpointMetadata(BaseModel):
     """What a checkpoint says about itself.
 
     Attributes:
-        title: One line for people, for example "demo (untrained)".
+        title: One line for people, for example "GAIR tiny on the procedural world".
         provenance: Where the weights come from.
         name: Registered name or file stem under which it was loaded; it is not stored.
         fingerprint: SHA-256 of the weights without the PCA basis, hexadecimal, so that a head still fits its

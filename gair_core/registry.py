@@ -1,4 +1,4 @@
-"""Registered models: checkpoints that are found by name, and the built-in `demo`.
+"""Registered models: checkpoints that are found by name, among them the built-in `demo`.
 
 A name is a file's stem. Folders are searched in this order: those of the environment variable ``GAIR_MODELS``
 (separated as in PATH), the user's data folder, the package. The first hit wins.
@@ -15,8 +15,12 @@ import platformdirs
 from gair_core.errors import CheckpointError
 
 VARIABLE = "GAIR_MODELS"
-#: Name of the model that is always there, even where no file of that name is.
+#: Name of the model that the package brings.
 DEMO = "demo"
+#: Name of the head that the package brings: land cover, by `DEMO`.
+DEMO_HEAD = "demo-land-cover"
+#: Folder of the models that the package brings.
+PACKAGED = Path(__file__).parent / "models"
 
 
 @dataclass(frozen=True)
@@ -25,37 +29,37 @@ class RegisteredModel:
 
     Attributes:
         name: The name.
-        path: Its file, or None for the demo that is built in memory.
+        path: Its file.
     """
 
     name: str
-    path: Path | None
+    path: Path
 
 
 def model_folders() -> tuple[Path, ...]:
     """Return the folders that are searched, in their order; some may not exist."""
     listed = [Path(text).expanduser() for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
     user = platformdirs.user_data_path("gair", appauthor=False) / "models"
-    return (*listed, user, Path(__file__).parent / "models")
+    return (*listed, user, PACKAGED)
 
 
 def list_models() -> tuple[RegisteredModel, ...]:
     """Return every registered model, by name."""
-    found: dict[str, Path | None] = {DEMO: None}
+    found: dict[str, Path] = {}
     for folder in reversed(model_folders()):
         if folder.is_dir():
             found |= {file.stem: file for file in folder.glob("*.safetensors") if file.is_file()}
     return tuple(RegisteredModel(name, found[name]) for name in sorted(found))
 
 
-def find(path_or_name: str | os.PathLike[str]) -> Path | None:
+def find(path_or_name: str | os.PathLike[str]) -> Path:
     """Find a model's file.
 
     Args:
         path_or_name: A path, or a registered name. A file that exists under this path wins over a name.
 
     Returns:
-        The file, which may not exist when a path was given; None for the demo that is built in memory.
+        The file, which may not exist when a path was given.
 
     Raises:
         CheckpointError: There is neither such a file nor such a name; the known names are listed.
@@ -66,8 +70,9 @@ def find(path_or_name: str | os.PathLike[str]) -> Path | None:
     models = {model.name: model.path for model in list_models()}
     name = str(path_or_name)
     if name not in models:
+        known = ", ".join(models) or "none"
         raise CheckpointError(
-            f"There is no file and no registered model {name!r}; registered are: {', '.join(models)}.",
+            f"There is no file and no registered model {name!r}; registered are: {known}.",
             f"Give a path, or put the file into a folder that {VARIABLE} names.",
         )
     return models[name]

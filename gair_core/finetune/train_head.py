@@ -141,7 +141,7 @@ def train_head(request: TrainHeadRequest, progress: Progress | None = None) -> T
     labels = read_labels(request.labels, request.field, request.layer)
     for warning in labels.warnings:
         progress.log("warning", warning)
-    model = load_model(request.model, progress)
+    model = load_model(request.model)
     embedding_localizer(model)
     engine = request.engine(model)
     with ExitStack() as stack:
@@ -172,7 +172,7 @@ def _check_destinations(
         destinations.append(Destination(Path(request.report), _REPORT_SUFFIXES, _REPORT_BYTES))
     encoder = registry.find(request.model)
     inputs = [file for scene in scenes for file in scene.files]
-    inputs += [request.labels, *([] if encoder is None else [str(encoder)])]
+    inputs += [request.labels, str(encoder)]
     check_destinations(destinations, token=request.token, inputs=inputs)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import Tensor
 
 from gair_core.sentinel2.bands import BANDS
 
@@ -43,3 +46,20 @@ class PixelFeatures(BaseModel):
     def margin(self) -> int:
         """How many pixels beyond its own a feature reads."""
         return max(self.windows, default=1) // 2
+
+
+def features_of_tile(dn: Tensor, features: PixelFeatures) -> Tensor:
+    """Return the features of every pixel of a tile in memory, all of whose pixels have data.
+
+    Args:
+        dn: The ten bands in the order of `BANDS`, DN, float32 of shape (10, H, W).
+        features: Which features; the tile's pixels must be of their size.
+
+    Returns:
+        DN, shape (F, H, W); a mean is over the pixels of its window that are within the tile.
+    """
+    means = [
+        F.avg_pool2d(dn[None], side, stride=1, padding=side // 2, count_include_pad=False)[0]
+        for side in features.windows
+    ]
+    return torch.cat([dn, *means])

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -167,7 +166,7 @@ def change(request: ChangeRequest, progress: Progress | None = None) -> ChangeRe
         CancelledError: The user cancelled; nothing is left.
     """
     progress = progress or Progress()
-    head, model = _load(request, progress)
+    head, model = _load(request)
     engine = request.engine(model)
     comparison = _distance(engine) if head is None else _classification(head.to(engine.device), engine)
     with ExitStack() as stack:
@@ -205,16 +204,15 @@ def change(request: ChangeRequest, progress: Progress | None = None) -> ChangeRe
     return _result(request, head, tally, progress)
 
 
-def _load(request: ChangeRequest, progress: Progress) -> tuple[Head | None, GAIR]:
+def _load(request: ChangeRequest) -> tuple[Head | None, GAIR]:
     """Return the change head, if the request names one, and the encoder.
 
     Raises:
         BadInputError: It is a head for one date.
     """
     if not is_head(request.model):
-        return None, load_model(request.model, progress)
-    load = partial(load_model, progress=progress)
-    head, model = load_head(request.model, backbone=request.backbone, load_model=load)
+        return None, load_model(request.model)
+    head, model = load_head(request.model, backbone=request.backbone, load_model=load_model)
     head.check_scenes(2)
     return head, model
 

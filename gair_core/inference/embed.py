@@ -74,7 +74,7 @@ def embed(request: EmbedRequest, progress: Progress | None = None) -> EmbedResul
         CancelledError: The user cancelled; nothing is left.
     """
     progress = progress or Progress()
-    model = load_model(request.model, progress)
+    model = load_model(request.model)
     engine = request.engine(model)
     with request.open(request.scene, engine.config.gsd, progress) as scene:
         place = output_window(scene, engine.patch, request.resolution, request.extent, request.extent_crs)

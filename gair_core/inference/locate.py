@@ -126,7 +126,7 @@ def locate(request: LocateRequest, progress: Progress | None = None) -> LocateRe
     progress = progress or Progress()
     photos = read_photos(request.photos, photo_field=request.photo_field, layer=request.layer)
     listed = [path for path in photos.paths if path is not None]
-    model = load_model(request.model, progress)
+    model = load_model(request.model)
     require_part(model, "street_view", "locate")
     embedding_localizer(model)
     engine = request.engine(model)

@@ -105,7 +105,7 @@ def location_map(
     check_raster_destination(
         Path(request.output), grid, 1, "float32", token=request.token, inputs=[request.photo]
     )
-    model = load_model(request.model, progress)
+    model = load_model(request.model)
     for part in ("street_view", "location"):
         require_part(model, part, "location-map")
     device = select_device(request.device)

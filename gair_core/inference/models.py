@@ -6,18 +6,16 @@ from pathlib import Path
 
 from gair_core import checkpoint, registry
 from gair_core.model.gair import GAIR
-from gair_core.progress import Progress
 
 _Key = tuple[str, int, int]
 _last: tuple[_Key, GAIR] | None = None
 
 
-def load_model(name: str, progress: Progress | None = None) -> GAIR:
+def load_model(name: str) -> GAIR:
     """Load a model by path or registered name, or return the last one when its file has not changed.
 
     Args:
         name: As for `gair_core.load`.
-        progress: Its log says when the model knows nothing: the maps of an untrained one look convincing.
 
     Returns:
         The model, wherever the last task left it.
@@ -26,16 +24,10 @@ def load_model(name: str, progress: Progress | None = None) -> GAIR:
         CheckpointError: As `gair_core.load`.
     """
     global _last  # noqa: PLW0603 (one model is kept for the whole process)
-    path = registry.find(name)
-    key = _identity(path) if path is not None else (name, 0, 0)
+    key = _identity(registry.find(name))
     if _last is None or _last[0] != key:
         _last = None  # let the old one go before the new one comes
         _last = key, checkpoint.load(name)
-    if path is None and progress is not None:
-        progress.log(
-            "info",
-            f"The model {name} is untrained: the result shows that everything works, not what GAIR knows.",
-        )
     return _last[1]
 
 

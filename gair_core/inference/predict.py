@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import geopandas
@@ -124,9 +123,7 @@ def predict(request: PredictRequest, progress: Progress | None = None) -> Predic
         CancelledError: The user cancelled; nothing is left.
     """
     progress = progress or Progress()
-    head, model = load_point_head(
-        request.model, backbone=request.backbone, load_model=partial(load_model, progress=progress)
-    )
+    head, model = load_point_head(request.model, backbone=request.backbone, load_model=load_model)
     wanted = head.config.order
     _check_options(request, head)
     table = _read_table(request, wanted)

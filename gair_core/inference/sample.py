@@ -87,7 +87,7 @@ def sample(request: SampleRequest, progress: Progress | None = None) -> SampleRe
     table = read_points(
         request.points, lon_field=request.lon_field, lat_field=request.lat_field, layer=request.layer
     )
-    model = load_model(request.model, progress)
+    model = load_model(request.model)
     embedding_localizer(model)
     engine = request.engine(model)
     rows, centre = _projection(model, request.components)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +100,7 @@ def segment(request: SegmentRequest, progress: Progress | None = None) -> Segmen
         CancelledError: The user cancelled; nothing is left of any output.
     """
     progress = progress or Progress()
-    head, model = load_head(
-        request.model, backbone=request.backbone, load_model=partial(load_model, progress=progress)
-    )
+    head, model = load_head(request.model, backbone=request.backbone, load_model=load_model)
     dates = find_dates(request)
     head.check_scenes(len(dates))
     engine = request.engine(model)

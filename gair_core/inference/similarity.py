@@ -170,7 +170,7 @@ def similarity(request: SimilarityRequest, progress: Progress | None = None) -> 
         CancelledError: The user cancelled; nothing is left.
     """
     progress = progress or Progress()
-    model = load_model(request.model, progress)
+    model = load_model(request.model)
     require_part(model, "street_view", "similarity")
     embedding_localizer(model)
     engine = request.engine(model)
