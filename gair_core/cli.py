@@ -168,8 +168,8 @@ def _run_command(task: Task, words: Sequence[str]) -> int:
     try:
         with contextlib.closing(progress), _cancelled_by_interrupt(progress):
             result = task.run(request, progress)
-    except (CancelledError, KeyboardInterrupt):
-        _print_error(CancelledError("cancelled; nothing was written"), as_json=options.json_progress)
+    except (CancelledError, KeyboardInterrupt) as stop:
+        _print_error(_cancellation(stop), as_json=options.json_progress)
         return EXIT_CANCELLED
     except Exception as error:
         if options.debug:
@@ -179,6 +179,13 @@ def _run_command(task: Task, words: Sequence[str]) -> int:
     _print_result(result, progress, as_json=options.json)
     # `gair check` finds faults without failing itself.
     return 0 if getattr(result, "ok", True) else EXIT_FAILED
+
+
+def _cancellation(stop: BaseException) -> CancelledError:
+    """What to print; a task that keeps something, as a download does, says so itself."""
+    if isinstance(stop, CancelledError) and stop.message != CancelledError().message:
+        return stop
+    return CancelledError("cancelled; nothing was written")
 
 
 def _parse(task: Task, words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:

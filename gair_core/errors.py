@@ -42,6 +42,12 @@ class TrainingError(GairError):
     """A training run that cannot go on."""
 
 
+class DownloadError(GairError):
+    """A file that could not be fetched whole: no connection, a server that refuses, another checksum."""
+
+    kind = "download"
+
+
 class OutOfMemoryError(GairError):
     """The device has too little memory even for a batch of one tile."""
 

@@ -39,8 +39,12 @@ class RegisteredModel:
 def model_folders() -> tuple[Path, ...]:
     """Return the folders that are searched, in their order; some may not exist."""
     listed = [Path(text).expanduser() for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
-    user = platformdirs.user_data_path("gair", appauthor=False) / "models"
-    return (*listed, user, PACKAGED)
+    return (*listed, user_folder(), PACKAGED)
+
+
+def user_folder() -> Path:
+    """Return the folder of the user's own models; it may not exist."""
+    return platformdirs.user_data_path("gair", appauthor=False) / "models"
 
 
 def list_models() -> tuple[RegisteredModel, ...]:

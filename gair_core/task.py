@@ -86,7 +86,11 @@ TASK_MODULES: dict[str, Registered] = {
     "train-head": Registered(
         "gair_core.finetune.train_head", "train a head for segment from labelled polygons or points"
     ),
+    "download": Registered(
+        "gair_core.weights.task", "fetch the weights of another project and make a model of them"
+    ),
     "import": Registered("gair_core.importers.task", "turn a foreign checkpoint into one of ours"),
+    "export": Registered("gair_core.export.task", "write a head as ONNX for the QGIS plugin Deepness"),
     "info": Registered("gair_core.info", "say what a checkpoint holds"),
     "models": Registered("gair_core.catalogue", "list the registered models"),
     "store-check": Registered("gair_core.pretrain.store_check", "find the faults of a pretraining store"),

@@ -118,10 +118,25 @@ def import_checkpoint(request: ImportRequest, progress: Progress) -> ImportResul
         BadInputError: The output would replace an input, or cannot be written.
         CheckpointError: The foreign file is not what it should be.
     """
+    return convert(request, progress)
+
+
+def convert(request: ImportRequest, progress: Progress, origin: str | None = None) -> ImportResult:
+    """Do what `import_checkpoint` does.
+
+    Args:
+        request: What to read and to write.
+        progress: Told how far it is; may cancel.
+        origin: What the checkpoint names as the source of its weights; the foreign file's name when None.
+
+    Raises:
+        BadInputError: As `import_checkpoint`.
+        CheckpointError: Likewise.
+    """
     _protect_inputs(request)
     progress.report(0.0, "reading")
     model, report = _read(request)
-    model.checkpoint = _metadata(request, report)
+    model.checkpoint = _metadata(request, report, origin)
     progress.raise_if_cancelled()
     warnings: tuple[str, ...] = ()
     if request.into is not None:
@@ -165,7 +180,7 @@ def _read(request: ImportRequest) -> tuple[GAIR, ImportReport]:
     )
 
 
-def _metadata(request: ImportRequest, report: ImportReport) -> CheckpointMetadata:
+def _metadata(request: ImportRequest, report: ImportReport, origin: str | None) -> CheckpointMetadata:
     title, licence, data = {
         "official": (
             "GAIR (official weights)",
@@ -179,7 +194,10 @@ def _metadata(request: ImportRequest, report: ImportReport) -> CheckpointMetadat
     return CheckpointMetadata(
         title=title,
         provenance=Provenance(
-            source=source, licence=licence, training_data=data, importer=f"gair import {request.kind}"
+            source=origin or source,
+            licence=licence,
+            training_data=data,
+            importer=f"gair import {request.kind}",
         ),
     )
 

@@ -1,0 +1,1 @@
+"""Real weights: where those of other projects are, and how they get here whole."""
