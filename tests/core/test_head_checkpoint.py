@@ -128,7 +128,16 @@ def test_an_encoder_that_was_never_saved_cannot_be_named(tmp_path):
 
 def test_the_demo_is_a_head_on_the_demo_model():
     head, model = load_head("demo")
-    assert head.metadata.name == model.checkpoint.name == "demo"
+    assert (head.metadata.name, model.checkpoint.name) == ("demo-land-cover", "demo")
+
+
+def test_a_file_of_the_users_called_demo_may_be_a_head_of_its_own(model, tmp_path, monkeypatch):
+    registry = tmp_path / "registry"
+    registry.mkdir()
+    brightness.save_bright_head(registry / "demo.safetensors", model)
+    monkeypatch.setenv("GAIR_MODELS", str(registry))
+    head, _ = load_head("demo", backbone=str(tmp_path / "encoder.safetensors"))
+    assert head.metadata.name == "demo"
 
 
 def test_a_model_is_not_a_head(model, tmp_path):

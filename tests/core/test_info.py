@@ -13,9 +13,9 @@ import gair_core
 from gair_core.checkpoint import write_tensors
 from gair_core.cli import main
 from gair_core.errors import CheckpointError
+from gair_core.finetune.world_land_cover import CLASSES
 from gair_core.head_checkpoint import save_head
-from gair_core.heads import AccuracyReport
-from gair_core.heads.demo import build_demo_head
+from gair_core.heads import AccuracyReport, HeadConfig, HeadMetadata, LinearHead
 from gair_core.info import InfoRequest, describe
 from gair_core.progress import Progress
 from gair_core.sentinel2.bands import BANDS, MEAN, STD
@@ -86,11 +86,22 @@ def test_the_command_prints_json(saved, capsys):
     assert result["provenance"]["licence"] == "MIT"
 
 
-def test_the_demo_has_no_file():
+def test_the_demo_says_what_it_is():
     result = info("demo")
-    assert (result.file, result.name, result.title, result.intact) == (None, "demo", "demo (untrained)", True)
+    assert (result.name, result.intact) == ("demo", True)
+    assert result.file.name == "demo.safetensors"
     assert result.basis.components == 16
-    assert "built in memory" in result.text()
+    text = result.text()
+    assert "small, trained on a procedural world" in text
+    assert "no real imagery" in text
+    assert "untrained" not in text
+
+
+def test_the_demos_head_says_what_it_is():
+    text = info("demo-land-cover").text()
+    assert "pixel linear" in text
+    assert "no real imagery" in text
+    assert all(one.name in text for one in CLASSES)
 
 
 def test_a_head(tmp_path):
@@ -107,11 +118,12 @@ def test_a_head(tmp_path):
 @pytest.mark.parametrize("embedded", [False, True])
 def test_a_head_reads_well(tmp_path, embedded):
     model = gair_core.load("demo")
-    head = build_demo_head(model)
+    metadata = HeadMetadata(title="land cover", classes=CLASSES)
+    head = LinearHead(HeadConfig(embed_dim=model.config.embed_dim), metadata)
     report = AccuracyReport(
         data="200 tiles of two held-out cities",
         metrics={"mean_iou": 0.51234},
-        class_metrics={"water": {"iou": 0.9}, "bare ground": {"iou": 0.25, "f1": 0.4}},
+        class_metrics={"water": {"iou": 0.9}, "snow and ice": {"iou": 0.25, "f1": 0.4}},
     )
     head.metadata = head.metadata.model_copy(update={"accuracy": report, "ignore_value": 255})
     path = tmp_path / "cover.safetensors"
@@ -126,14 +138,14 @@ def test_a_head_reads_well(tmp_path, embedded):
     assert rows[0] == ["classes:", "value", "colour", "name         iou   f1"]
     assert [row[:2] for row in rows[1:3]] == [["1", "#419bdf"], ["2", "#397d49"]]
     assert rows[1][2].split() == ["water", "0.9"]
-    assert rows[7][2].split() == ["bare", "ground", "0.25", "0.4"]
+    assert rows[7][2].split() == ["snow", "and", "ice", "0.25", "0.4"]
     # The table stands in one column.
     columns = {line.index(word) for line, word in zip(lines[begin:], ("colour", "#419bdf"), strict=False)}
     assert len(columns) == 1
     assert "mean iou 0.5123 (200 tiles of two held-out cities)" in text
-    assert "linear, embed dim 192" in text
+    assert "linear, embed dim 128" in text
     assert "ignore value:" in text
-    assert ("4 blocks, 192 wide" in text) == embedded
+    assert ("4 blocks, 128 wide" in text) == embedded
     assert ("inside this file" in text) == embedded
     assert (model.checkpoint.fingerprint in text) == (not embedded)
     assert result.parameters["head"] == sum(tensor.numel() for tensor in head.state_dict().values())

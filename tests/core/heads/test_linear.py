@@ -1,4 +1,4 @@
-"""Linear heads commute with NILI; the demo head is the same everywhere; descriptions are checked."""
+"""Linear heads commute with NILI; descriptions are checked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from gair_core import checkpoint
 from gair_core.config import GAIRConfig, NILIConfig
 from gair_core.errors import BadInputError
 from gair_core.heads import Head, HeadClass, HeadConfig, HeadMetadata, LinearChangeHead, LinearHead
-from gair_core.heads.demo import build_demo_head
 from gair_core.model import GAIR
 
 RED, BLUE = ({"value": v, "name": n, "colour": c} for v, n, c in ((1, "a", (255, 0, 0)), (2, "b", (0, 0, 9))))
@@ -64,15 +63,6 @@ def test_a_change_head_sees_both_dates_in_their_order(demo):
         expected = torch.einsum("kd,dyx->kyx", matrix, z) + head.bias[:, None, None]
         torch.testing.assert_close(run(head, demo, one, other), expected, atol=1e-4, rtol=1e-4)
         assert not torch.allclose(run(head, demo, other, one), expected, atol=0.1)
-
-
-def test_the_demo_head_is_the_same_twice_and_says_what_it_is(demo):
-    one, other = build_demo_head(demo), build_demo_head(demo)
-    assert torch.equal(one.weight, other.weight)
-    assert "(untrained)" in one.metadata.title
-    assert [one.value for one in one.classes] == [1, 2, 3, 4, 5, 6, 7]
-    assert len({one.colour for one in one.classes}) == 7
-    assert one.metadata.backbone.sha256 == demo.checkpoint.fingerprint
 
 
 def test_a_head_of_another_dimension_or_a_hidden_layer_is_refused(demo):

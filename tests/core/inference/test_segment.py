@@ -17,9 +17,8 @@ from pyogrio.errors import DataSourceError
 from gair_core import checkpoint
 from gair_core.config import GAIRConfig
 from gair_core.errors import BadInputError, CancelledError
+from gair_core.head_checkpoint import save_head
 from gair_core.heads import HeadClass, HeadConfig, HeadMetadata, LinearHead
-from gair_core.heads.demo import CLASSES as DEMO_CLASSES
-from gair_core.heads.demo import build_demo_head
 from gair_core.inference import outputs
 from gair_core.inference import segment as module
 from gair_core.inference.request import Estimate
@@ -56,12 +55,27 @@ def names(folder) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_classes_and_confidence_are_those_of_the_models_own_dense_embedding(tmp_path, out):
+@pytest.fixture
+def mixed_head(tmp_path) -> tuple[str, LinearHead]:
+    """A head of the demo whose classes are random mixtures of its components: each appears somewhere."""
+    model = checkpoint.load("demo")
+    classes = tuple(HeadClass(value=n, name=f"mixture {n}", colour=(n, n, n)) for n in range(1, 8))
+    head = LinearHead(HeadConfig(embed_dim=model.config.embed_dim), HeadMetadata(classes=classes))
+    mixture = torch.randn(7, 16, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        head.weight.copy_(mixture @ (model.basis.components / model.basis.scale[:, None]) / 127)
+        head.bias.copy_(-head.weight @ model.basis.mean)
+    save_head(head, tmp_path / "mixed.safetensors", model)
+    return str(tmp_path / "mixed.safetensors"), head
+
+
+def test_classes_and_confidence_are_those_of_the_models_own_dense_embedding(tmp_path, out, mixed_head):
     dn = scenes.textured(64, 48)
     scene = scenes.write(tmp_path / "scene.tif", dn)
-    found = run(scene, out / "a.tif", confidence=str(out / "b.tif"))
+    path, head = mixed_head
+    found = run(scene, out / "a.tif", model=path, confidence=str(out / "b.tif"))
+    assert len(np.unique(found)) > 2
     model = checkpoint.load("demo")
-    head = build_demo_head(model)
     images = normalize(torch.from_numpy(dn.astype(np.float32)), MEAN, STD, quantize=False)[None]
     with torch.no_grad():
         z = model.interpolate_dense(model.encode_remote_sensing(images), (64, 48))[0]
@@ -394,10 +408,3 @@ def test_all_outputs_appear_together_over_older_ones(small, out):
     everything(small, out)
     assert names(out) == ALL
     assert all((out / name).stat().st_size > 100 for name in ALL)
-
-
-def test_the_demo_knows_land_cover():
-    assert [one.name for one in DEMO_CLASSES][:2] == ["water", "trees"]
-    assert isinstance(DEMO_CLASSES[0], HeadClass)
-    head = LinearHead(HeadConfig(embed_dim=4), HeadMetadata(classes=DEMO_CLASSES))
-    assert head.weight.shape == (7, 4)
