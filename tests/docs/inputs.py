@@ -1,0 +1,160 @@
+"""Small inputs under the very names that the guide uses, all from one city of the procedural world."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from datetime import date
+from functools import cache
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import rasterio
+import torch
+
+import gair_core
+from gair_core.head_checkpoint import save_head
+from gair_core.heads.base import BaseHead, HeadClass, HeadMetadata
+from gair_core.heads.linear import LinearChangeHead
+from gair_core.heads.probes import LinearProbe
+from gair_core.heads.temporal import SeriesLTAEHead
+from gair_core.sentinel2.bands import BANDS
+from gair_core.world import World
+from gair_core.world.city import City
+from gair_core.world.writers import write_photos, write_points, write_polygons, write_scene
+from tests.core.finetune.layouts import make_burn_scars
+from tests.core.importers.test_croma import croma_weights
+from tests.core.importers.test_croma import write as write_croma
+
+SIZE = 192
+DAY = date(2023, 7, 4)
+CLASSES = tuple(
+    HeadClass(value=number, name=name, colour=(80 * number, 120, 60))
+    for number, name in enumerate(("maize", "wheat", "other"), 1)
+)
+# The order in which series.md says that a stack holds them.
+STACKED = ("B2", "B3", "B4", "B8", "B5", "B6", "B7", "B8A", "B11", "B12")
+
+
+@cache
+def city() -> City:
+    return World(2024).city(19, SIZE)
+
+
+def scene_of(day: date) -> Callable[[Path], object]:
+    return lambda path: write_scene(city(), path, day)
+
+
+def photos(folder: Path) -> None:
+    write_photos(city(), folder, city().photo_positions(8), DAY, size=64)
+
+
+def points(path: Path) -> Path:
+    """Points with the columns of the photos' table that the guide learns from, beside the photos."""
+    views = city().photo_positions(8)
+    write_points(path, write_photos(city(), path.parent / "photos", views, DAY, size=64), views)
+    table = gpd.read_file(path)
+    table["roof"] = ["flat", "gabled"] * 4
+    table["species"] = ["oak", "lime"] * 4
+    table["noise"] = np.linspace(40, 70, 8)
+    table["city"] = city().name
+    table.to_file(path)
+    return path
+
+
+def photo_table(path: Path) -> None:
+    """The points as CSV, with longitude and latitude."""
+    layer = path.with_suffix(".gpkg")
+    if not layer.exists():
+        points(layer)
+    table = gpd.read_file(layer).to_crs(4326)
+    table["lon"], table["lat"] = table.geometry.x, table.geometry.y
+    table.drop(columns="geometry").to_csv(path, index=False)
+
+
+def polygons(path: Path) -> None:
+    write_polygons(city(), path, DAY, per_class=4)
+
+
+def model(path: Path) -> None:
+    """The built-in model under another name."""
+    gair_core.save(gair_core.load("demo"), path)
+
+
+def head(kind: type[BaseHead], path: Path, **settings: object) -> None:
+    """A head that nobody trained, on the model beside it."""
+    encoder = path.with_name("gair.safetensors")
+    if not encoder.exists():
+        model(encoder)
+    loaded = gair_core.load(encoder)
+    size = loaded.require_remote_sensing().config.width if kind.scenes is None else loaded.config.embed_dim
+    config = kind.config_class.model_validate({"embed_dim": size, **settings})
+    torch.manual_seed(0)
+    save_head(kind(config, HeadMetadata(title="made for a test", classes=CLASSES)), path, loaded)
+
+
+def series(path: Path) -> None:
+    """Seven dates in one file, one after another."""
+    scene = path.with_name("scene.tif")
+    if not scene.exists():
+        scene_of(DAY)(scene)
+    with rasterio.open(scene) as source:
+        values = source.read([BANDS.index(name) + 1 for name in STACKED])
+        profile = source.profile | {"count": 70}
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(np.concatenate([values] * 7))
+
+
+def photo(path: Path) -> None:
+    write_photos(city(), path.parent, city().photo_positions(1), DAY, size=64)[0].rename(path)
+
+
+MAKERS: dict[str, Callable[[Path], object]] = {
+    "scene.tif": scene_of(DAY),
+    "before.tif": scene_of(DAY),
+    "after.tif": scene_of(date(2026, 7, 2)),
+    "april.tif": scene_of(date(2023, 4, 20)),
+    "june.tif": scene_of(date(2023, 6, 10)),
+    "august.tif": scene_of(date(2023, 8, 15)),
+    "october.tif": scene_of(date(2023, 10, 12)),
+    "berlin.tif": scene_of(DAY),
+    "munich.tif": scene_of(date(2023, 8, 15)),
+    "hamburg.tif": scene_of(DAY),
+    "series.tif": series,
+    "photos": photos,
+    "points.gpkg": points,
+    "photos.gpkg": points,
+    "photos.csv": photo_table,
+    "new_photos.csv": photo_table,
+    "labels.gpkg": polygons,
+    "gair.safetensors": model,
+    "probe.safetensors": lambda path: head(LinearProbe, path, inputs=("photo",)),
+    "change.safetensors": lambda path: head(LinearChangeHead, path),
+    "crops.safetensors": lambda path: head(SeriesLTAEHead, path, decoder="linear"),
+    "CROMA_base.pt": lambda path: write_croma(path, croma_weights(width=768, depth=1)),
+    "photo.jpg": photo,
+    "scenes": lambda folder: scene_of(DAY)(folder / "first.tif"),
+    "data/hls_burn_scars": make_burn_scars,
+}
+
+
+class Library:
+    """Makes every input once and lays copies of it where a page wants them.
+
+    Args:
+        folder: An empty folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def lay(self, name: str, into: Path) -> None:
+        """Put an input into a page's folder, with what stands beside it."""
+        source = self._folder / name.replace("/", "_")
+        if not source.exists():
+            source.mkdir(parents=True)
+            target = source / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            MAKERS[name](target)
+        shutil.copytree(source, into, dirs_exist_ok=True)

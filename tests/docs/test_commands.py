@@ -1,0 +1,240 @@
+"""Every command and snippet of README.md and the guide is run as it stands, in the order of its page.
+
+What cannot run, and what would take hours, stands in `lists.py` with the reason. A new command needs no entry: it
+is run, and fails here until it works on the inputs of `inputs.py`.
+
+The quick test of a page runs the ``gair`` commands and the Python snippets in this process; the slow one types
+it all into a shell.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gair_core import cli
+from tests.docs.inputs import MAKERS, Library
+from tests.docs.lists import BEFORE_SNIPPETS, NOT_RUN, PLACEHOLDERS, SMALLER
+from tests.docs.pages import PAGES, ROOT, Step, steps
+
+BIN = ROOT / ".venv" / "bin"
+QGIS_PYTHON = "/usr/bin/python3"
+SECONDS = 900
+CHECKOUT = (".venv", "training", "benchmarks", "tools")
+
+STEPS = {page: steps(page) for page in PAGES}
+
+
+def runs(step: Step) -> bool:
+    return step.text not in NOT_RUN
+
+
+def is_quick(step: Step) -> bool:
+    """Whether it runs in this process within seconds: without QGIS, and without what training leaves."""
+    if not runs(step) or step.kind == "file":
+        return runs(step)
+    words = with_inputs(step.text)
+    if step.kind == "python":
+        return "Qgs" not in words
+    return re.match(r"(\.venv/bin/)?gair |python \w+\.py|export ", words) is not None and not re.search(
+        r"runs/|stores/mine|\|", words
+    )
+
+
+def with_inputs(text: str) -> str:
+    """What is typed for a command: on our inputs, and with less to do where it would take long."""
+    for placeholder, name in PLACEHOLDERS.items():
+        text = re.sub(rf"(?<![\w./-]){re.escape(placeholder)}(?![\w.=-])", name, text)
+    more = [words for start, words in SMALLER.items() if start in text and "--dry-run" not in text]
+    return " ".join([text, *more]) if "--print-config" not in text else text
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    return Library(tmp_path_factory.mktemp("library"))
+
+
+def prepare(page: str, folder: Path, library: Library) -> None:
+    """Lay out a page's folder: the inputs that it names, its own files, and what a checkout has."""
+    texts = "\n".join(with_inputs(step.text) for step in STEPS[page] if runs(step))
+    for name in MAKERS:
+        if re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w-])", texts):
+            library.lay(name, folder)
+    for step in STEPS[page]:
+        if step.kind == "file":
+            (folder / step.file).write_text(step.text, "utf-8")
+    for name in CHECKOUT:
+        (folder / name).symlink_to(ROOT / name)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(is_quick(step) and step.kind != "file" for step in STEPS[page])]
+)
+def test_quick_steps(
+    page: str,
+    library: Library,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    prepare(page, tmp_path, library)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.delenv("GAIR_MODELS", raising=False)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    failures = []
+    for step in filter(is_quick, STEPS[page]):
+        try:
+            if step.kind == "python":
+                code = compile(BEFORE_SNIPPETS.get(page, "") + step.text, step.where.splitlines()[0], "exec")
+                exec(code, names)  # noqa: S102
+            elif step.kind == "command":
+                run_here(with_inputs(step.text), monkeypatch)
+        except Exception:
+            failures.append(
+                f"{step.where}\n{traceback.format_exc(limit=-3)}{capsys.readouterr().err[-2000:]}"
+            )
+    assert failures == [], "\n\n".join(failures)
+
+
+def run_here(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a ``gair`` command, a script of the page's folder or an ``export`` in this process.
+
+    Raises:
+        RuntimeError: It failed.
+    """
+    program, *words = shlex.split(os.path.expandvars(command))
+    if program == "export":
+        monkeypatch.setenv(*words[0].split("=", 1))
+        return
+    if program != "python":
+        code: object = cli.main(words)
+    else:
+        monkeypatch.setattr(sys, "argv", words)
+        try:
+            code = runpy.run_path(words[0], run_name="__main__") and 0
+        except SystemExit as stop:
+            code = stop.code or 0
+    if code != 0:
+        raise RuntimeError(f"it ended with {code}")
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A reader's environment: the programs of the checkout, QGIS with the plugin, a profile of its own."""
+    home = tmp_path_factory.mktemp("home")
+    programs = home / "programs"
+    programs.mkdir()
+    qgis = shutil.which("qgis_process.bin") or shutil.which("qgis_process")
+    if qgis is not None:
+        # On Debian 12 the wrapper adds an option that the program does not know; the guide says so.
+        (programs / "qgis_process").symlink_to(qgis)
+    plugins = home / "plugins"
+    runpy.run_path(str(ROOT / "tools" / "stage.py"))["stage"](plugins)
+    return {
+        **{name: value for name, value in os.environ.items() if name != "GAIR_MODELS"},
+        "PATH": os.pathsep.join([str(programs), str(BIN), os.environ["PATH"]]),
+        "STAGE": str(plugins),
+        "QGIS_PLUGINPATH": str(plugins),
+        "QGIS_CUSTOM_CONFIG_PATH": str(home / "profile"),
+        "XDG_DATA_HOME": str(home / "data"),
+        "GAIR_PYTHON": str(BIN / "python"),
+        "QT_QPA_PLATFORM": "offscreen",
+        "GDAL_PAM_ENABLED": "NO",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("page", [page for page in PAGES if any(map(runs, STEPS[page]))])
+def test_all_steps_as_a_reader_types_them(
+    page: str, library: Library, shell: dict[str, str], tmp_path: Path
+) -> None:
+    prepare(page, tmp_path, library)
+    todo = [step for step in STEPS[page] if runs(step)]
+    if any("qgis" in step.text for step in todo):
+        if shutil.which("qgis_process", path=shell["PATH"]) is None:
+            pytest.skip("needs QGIS: make setup-qgis")
+        subprocess.run(["/bin/bash", "-c", "qgis_process plugins enable gair"], env=shell, check=True)
+    exported: list[str] = []
+    snippets = BEFORE_SNIPPETS.get(page, "")
+    failures = []
+    for step in todo:
+        text = with_inputs(step.text)
+        if step.kind == "file":
+            continue
+        if text.startswith("export "):
+            exported.append(text)
+            continue
+        if step.kind == "python" and "Qgs" in step.text:
+            (tmp_path / "snippet.py").write_text(f"from qgis.core import *\n{step.text}", "utf-8")
+            text = f"{QGIS_PYTHON} snippet.py"
+        elif step.kind == "python":
+            snippets += step.text
+            (tmp_path / "snippet.py").write_text(snippets, "utf-8")
+            text = "python snippet.py"
+        run = subprocess.run(
+            ["/bin/bash", "-c", "\n".join([*exported, text])],
+            cwd=tmp_path,
+            env=shell,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        if run.returncode != 0:
+            failures.append(f"{step.where}\n{text}\n{run.returncode}: {(run.stdout + run.stderr)[-3000:]}")
+    assert failures == [], "\n\n".join(failures)
+
+
+def test_the_list_names_what_is_in_the_guide() -> None:
+    texts = {step.text for listed in STEPS.values() for step in listed}
+    assert [text for text in NOT_RUN if text not in texts] == []
+    assert [start for start in SMALLER if not any(start in text for text in texts)] == []
+    assert [
+        step.where for listed in STEPS.values() for step in listed if step.kind == "windows" and runs(step)
+    ] == []
+
+
+def test_targets_of_make_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    known = set(" ".join(re.findall(r"^([a-z-]+(?: [a-z-]+)*):(?!=)", makefile, re.MULTILINE)).split())
+    asked = {
+        step.text.split()[1] for listed in STEPS.values() for step in listed if step.text.startswith("make ")
+    }
+    assert asked - known == set()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "gair --help",
+        "gair segment scene.tif classes.tif",
+        "python -m gair_core.worker",
+        "python training/finetune.py training/configs/finetune/burn_scars.yaml --print-config",
+    ],
+)
+def test_programs_start(command: str, library: Library, tmp_path: Path) -> None:
+    library.lay("scene.tif", tmp_path)
+    (tmp_path / "training").symlink_to(ROOT / "training")
+    environment = {**os.environ, "PATH": os.pathsep.join([str(BIN), os.environ["PATH"]])}
+    subprocess.run(
+        ["/bin/bash", "-c", command],
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        check=True,
+        timeout=SECONDS,
+    )
