@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -30,6 +30,7 @@ from gair_core.weights.server import Answer, Patience, Published, request_file
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 # Left free on a disk, so that the system goes on.
 _SPARE: Final = 64_000_000
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _POLL: Final = 0.1
 # The speed is that of the last seconds.
 _WINDOW: Final = 5.0
@@ -183,25 +184,25 @@ class Transfer:
         length = answer.length or self.size
         meter.begin(answer.start, length)
         arrived = answer.start
-        with self.part.open("ab" if answer.start else "wb") as file:
-            for piece in body:
-                if isinstance(piece, bytes):
-                    self._write(file, piece)
-                    arrived += len(piece)
-                    meter.report(arrived)
+        try:
+            with self.part.open("ab" if answer.start else "wb") as file:
+                for piece in body:
+                    if isinstance(piece, bytes):
+                        file.write(piece)
+                        arrived += len(piece)
+                        meter.report(arrived)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise self._full_disk() from None
         if length is not None and arrived != length:
             raise _BrokenError(f"the transfer ended after {arrived} of {length} bytes")
 
-    def _write(self, file: BinaryIO, piece: bytes) -> None:
-        try:
-            file.write(piece)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise DownloadError(
-                f"The disk of {self.path.parent} is full. {self._kept()}",
-                "Make room and run the same command again, or let GAIR_CACHE name a folder on another disk.",
-            ) from None
+    def _full_disk(self) -> DownloadError:
+        return DownloadError(
+            f"The disk of {self.path.parent} is full. {self._kept()}".rstrip(),
+            "Make room and run the same command again, or let GAIR_CACHE name a folder on another disk.",
+        )
 
     def _refused(self, answer: Answer) -> DownloadError:
         said = f"{answer.status} {answer.reason}".rstrip()
@@ -229,7 +230,7 @@ class Transfer:
             hint = f"Is there a network? Behind a proxy, HTTPS_PROXY must name it. {hint}"
         return DownloadError(
             f"{self.address} could not be fetched: {_sentence(error)} "
-            f"({self.patience.attempts} attempts). {self._kept()}",
+            f"({self.patience.attempts} attempts). {self._kept()}".rstrip(),
             hint,
         )
 
