@@ -120,7 +120,8 @@ class UPerNetDecoder(nn.Module):
         rows, columns = features[0].shape[-2:]
         # The coarsest level takes two patches together; an odd one out is repeated, so that every level
         # covers the same ground.
-        even = [F.pad(one, (0, columns % 2, 0, rows % 2), mode="replicate") for one in features]
+        odd = (0, columns % 2, 0, rows % 2)
+        even = [F.pad(one, odd, mode="replicate") if any(odd) else one for one in features]
         levels = [rescale(one) for rescale, one in zip(self.rescale, even, strict=True)]
         finer = [lateral(one) for lateral, one in zip(self.lateral, levels[:-1], strict=True)]
         pyramid = [*finer, self.pooling(levels[-1])]
@@ -174,11 +175,11 @@ def pool(features: Tensor, scale: int) -> Tensor:
 
 def _means(size: int, scale: int, like: Tensor) -> Tensor:
     """Return the matrix (scale, size) whose rows average the positions from i n/s to (i + 1) n/s."""
-    matrix = torch.zeros(scale, size)
+    rows = []
     for cell in range(scale):
         start, stop = cell * size // scale, -(-(cell + 1) * size // scale)
-        matrix[cell, start:stop] = 1 / (stop - start)
-    return matrix.to(like)
+        rows.append([1 / (stop - start) if start <= position < stop else 0.0 for position in range(size)])
+    return torch.tensor(rows).to(like)
 
 
 def _convolution(width: int, channels: int, side: int) -> nn.Sequential:

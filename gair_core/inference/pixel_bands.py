@@ -36,9 +36,13 @@ def feature_grid(scene: Scene, features: PixelFeatures) -> Grid:
     It is the scene's own where its pixels are nearly as large as those of the training, so that borders stay
     sharp, and else the scene resampled to their size, so that a window covers as much ground.
     """
-    found = pixel_size(scene.native)
-    nearly = 1 / _SIZE_TOLERANCE <= found / features.gsd <= _SIZE_TOLERANCE
+    nearly = nearly_same_size(pixel_size(scene.native), features.gsd)
     return scene.native if nearly else scene.native.resampled(features.gsd)
+
+
+def nearly_same_size(found: float, wanted: float) -> bool:
+    """Return whether pixels of one size in metres may be read as those of another without resampling."""
+    return 1 / _SIZE_TOLERANCE <= found / wanted <= _SIZE_TOLERANCE
 
 
 def pixel_size(grid: Grid) -> float:

@@ -127,7 +127,8 @@ def normalize(
     scaled = (dn.to(dtype) - (means - 2 * stds)) / (4 * stds)
     scaled = scaled.clamp_(0, 1)
     if quantize:
-        scaled = scaled.mul_(255).trunc_().div_(255)
+        # Nothing is negative, so that rounding down truncates; ONNX has no truncation.
+        scaled = scaled.mul_(255).floor_().div_(255)
     return scaled.to(torch.float32)
 
 

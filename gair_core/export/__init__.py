@@ -1,0 +1,1 @@
+"""Our models for programs that do not know them."""
