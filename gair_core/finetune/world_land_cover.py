@@ -101,7 +101,8 @@ class FitOptions:
         pixels: Pixels of each class in a scene, at most.
         variety: How scenes are varied.
         penalty: Weight of the L2 penalty on the coefficients of the bands.
-        embedding_penalty: The same of the embedding's.
+        embedding_penalty: The same of the embedding's. It is large: what the embedding says of the world's
+            scenes holds less far from them than what the bands say.
         use_bands: Whether the head reads the pixels' own bands; without, the embedding alone.
         seed: Of every draw.
     """
@@ -109,8 +110,8 @@ class FitOptions:
     scenes: int = 1200
     pixels: int = 12
     variety: Variety = Variety()
-    penalty: float = 1e-4
-    embedding_penalty: float = 1e-3
+    penalty: float = 1e-3
+    embedding_penalty: float = 0.3
     use_bands: bool = True
     seed: int = 0
 
