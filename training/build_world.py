@@ -18,6 +18,8 @@ import time
 from datetime import date
 from pathlib import Path
 
+from world_store import DAYS, WorldSize, draw_world
+
 from gair_core.cli import BarProgress
 from gair_core.errors import CancelledError, GairError
 from gair_core.pretrain.splits import SplitConfig
@@ -25,8 +27,6 @@ from gair_core.pretrain.store import StoreSummary
 from gair_core.progress import Progress
 from gair_core.world import World
 from gair_core.world.writers import write_store
-
-DAYS = (date(2023, 1, 15), date(2023, 4, 20), date(2023, 7, 10), date(2023, 10, 12))
 
 
 def main() -> int:
@@ -117,21 +117,17 @@ def _estimate(options: argparse.Namespace) -> str:
 
 
 def _build(options: argparse.Namespace, progress: Progress) -> StoreSummary:
-    world = World(options.seed)
-    cities = [world.city(index, options.size) for index in range(options.cities)]
-    held_out = {city.name for city in cities[options.cities - options.test :]}
-    rest = options.cities - options.test
-    return write_store(
-        options.output,
-        cities,
-        options.days,
-        progress,
+    size = WorldSize(
+        cities=options.cities,
+        validation=options.validation,
+        test=options.test,
+        side=options.size,
         photos=options.photos,
-        size=options.photo_size,
-        splits=SplitConfig(validation=options.validation / rest, test=0),
-        held_out=held_out,
-        processes=options.processes,
+        photo_side=options.photo_size,
+        days=tuple(options.days),
+        seed=options.seed,
     )
+    return draw_world(options.output, size, options.processes, progress)
 
 
 def _bytes_of(folder: Path) -> int:

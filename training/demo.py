@@ -19,12 +19,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
 import torch
 from revision import git_revision
+from world_store import WorldSize, draw_world
 
 from gair_core import checkpoint
 from gair_core.cli import BarProgress
@@ -41,14 +42,11 @@ from gair_core.finetune.world_land_cover import (
 from gair_core.head_checkpoint import load_head, save_head
 from gair_core.heads.base import AccuracyReport, HeadMetadata
 from gair_core.metadata import CheckpointMetadata, Provenance
-from gair_core.pretrain.config import EvaluationConfig, PretrainConfig, read_config
-from gair_core.pretrain.splits import SplitConfig
+from gair_core.pretrain.config import PretrainConfig, read_config
 from gair_core.pretrain.store import Store
 from gair_core.pretrain.trainer import pretrain
 from gair_core.progress import Progress
 from gair_core.registry import DEMO, DEMO_HEAD
-from gair_core.world import World
-from gair_core.world.writers import write_store
 
 _LICENCE = "Apache-2.0"
 _CONFIG = Path(__file__).resolve().parent / "configs" / "demo.yaml"
@@ -61,32 +59,10 @@ _QUICK = (
 )
 
 
-@dataclass(frozen=True)
-class Size:
-    """How large the world is that a demo learns from.
-
-    Attributes:
-        cities: Cities of all splits.
-        held_out: Of them for validation, and as many for test.
-        side: Height and width of a city in pixels of 10 m.
-        photos: Photos of a city.
-        photo_side: Height and width of a photo in pixels.
-        days: Days of the scenes.
-        scenes: Scenes that the head learns from.
-    """
-
-    cities: int = 400
-    held_out: int = 10
-    side: int = 192
-    photos: int = 80
-    photo_side: int = 96
-    days: tuple[date, ...] = (date(2023, 1, 15), date(2023, 4, 20), date(2023, 7, 10), date(2023, 10, 12))
-    scenes: int = FitOptions().scenes
-
-
-_QUICK_SIZE = Size(
-    cities=6, held_out=1, side=64, photos=8, photo_side=32, days=(date(2023, 7, 10),), scenes=8
+_QUICK_WORLD = WorldSize(
+    cities=6, validation=1, test=1, side=64, photos=8, photo_side=32, days=(date(2023, 7, 10),)
 )
+_QUICK_SCENES = 8
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,11 +98,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace, progress: Progress) -> int:
-    size = _QUICK_SIZE if options.quick else Size()
+    size = _QUICK_WORLD if options.quick else WorldSize()
+    fit = FitOptions(scenes=_QUICK_SCENES) if options.quick else FitOptions()
     config = _configuration(options)
     output: Path = options.output or config.output / "models"
     with _interruptible(progress):
-        _draw_world(config.data.store, size, options.processes, progress)
+        if not (config.data.store / "store.json").is_file():
+            draw_world(config.data.store, size, options.processes, progress)
     trained = options.trained
     if trained is None:
         trained = config.output / "model.safetensors"
@@ -136,8 +114,8 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
     with _interruptible(progress):
         output.mkdir(parents=True, exist_ok=True)
         _publish(trained, output / f"{DEMO}.safetensors", config, size)
-        _fit_head(output, config.data.store, size, progress)
-        _measure(output, config, size, progress)
+        _fit_head(output, config.data.store, fit, progress)
+        _measure(output, config, fit, progress)
     print(f"{output / DEMO}.safetensors and {DEMO_HEAD}.safetensors are written.")
     return 0
 
@@ -164,25 +142,6 @@ def _stopped(number: int) -> int:
     return 128 + number
 
 
-def _draw_world(folder: Path, size: Size, processes: int, progress: Progress) -> None:
-    """Draw the cities that are missing, as training/build_world.py does."""
-    if (folder / "store.json").is_file():
-        return
-    cities = [World().city(index, size.side) for index in range(size.cities)]
-    rest = size.cities - size.held_out
-    write_store(
-        folder,
-        cities,
-        size.days,
-        progress,
-        photos=size.photos,
-        size=size.photo_side,
-        splits=SplitConfig(validation=size.held_out / rest, test=0),
-        held_out={city.name for city in cities[rest:]},
-        processes=processes,
-    )
-
-
 def _train(config: PretrainConfig) -> int:
     """Train, or go on with it; return the signal that stopped it, 0 when it is finished."""
     if (config.output / "model.safetensors").is_file():
@@ -191,15 +150,15 @@ def _train(config: PretrainConfig) -> int:
     return pretrain(config, resume=resume, revision=git_revision()).signal
 
 
-def _training_data(size: Size) -> str:
-    cities = size.cities - 2 * size.held_out
+def _training_data(size: WorldSize) -> str:
+    cities = size.cities - size.validation - size.test
     return (
         f"the procedural world of gair_core.world: {cities * size.photos:,} photos in {cities} cities, each "
         f"on {len(size.days)} day{'s' * (len(size.days) > 1)} of 2023; no real imagery"
     )
 
 
-def _publish(trained: str | Path, path: Path, config: PretrainConfig, size: Size) -> None:
+def _publish(trained: str | Path, path: Path, config: PretrainConfig, size: WorldSize) -> None:
     """Write the model in half precision; the Fourier frequencies and the basis stay as they are."""
     model = checkpoint.load(trained)
     known = model.checkpoint or CheckpointMetadata()
@@ -210,12 +169,11 @@ def _publish(trained: str | Path, path: Path, config: PretrainConfig, size: Size
     checkpoint.save(model, path, metadata=metadata, dtype=torch.float16)
 
 
-def _fit_head(folder: Path, store: Path, size: Size, progress: Progress) -> None:
+def _fit_head(folder: Path, store: Path, options: FitOptions, progress: Progress) -> None:
     """Fit the head on the model as it was written, and say how well it does on cities held out."""
     # By its path: the name may belong to the one that is built in by now.
     model = checkpoint.load(folder / f"{DEMO}.safetensors")
     data = WorldData(store, "segmentation")
-    options = FitOptions(scenes=size.scenes)
     head = fit_land_cover(model, collect_pixels(model, data, "train", options, progress), options)
     results = evaluate_land_cover(model, head, data, "test")
     shown = ("iou", "f1", "precision", "recall")
@@ -242,12 +200,10 @@ def _fit_head(folder: Path, store: Path, size: Size, progress: Progress) -> None
     save_head(head, folder / f"{DEMO_HEAD}.safetensors", model)
 
 
-def _measure(folder: Path, config: PretrainConfig, size: Size, progress: Progress) -> None:
+def _measure(folder: Path, config: PretrainConfig, options: FitOptions, progress: Progress) -> None:
     head, model = load_head(folder / f"{DEMO_HEAD}.safetensors")
     store = Store(config.data.store)
-    evaluation = EvaluationConfig(galleries=20) if size == Size() else config.evaluation
-    options = FitOptions(scenes=size.scenes)
-    figures = held_out_figures(model, head, store, evaluation, options=options, progress=progress)
+    figures = held_out_figures(model, head, store, config.evaluation, options=options, progress=progress)
     text = json.dumps([asdict(one) for one in figures], indent=1)
     config.output.mkdir(parents=True, exist_ok=True)
     (config.output / "figures.json").write_text(text + "\n", encoding="utf-8")

@@ -1,39 +1,57 @@
 """Evaluate models: on held-out cities of a store, and finished runs beside the paper's tables.
 
+    python training/evaluate.py demo [--store STORE] [--real FOLDER]
     python training/evaluate.py retrieval MODEL STORE
     python training/evaluate.py table 1 --runs runs
     python training/evaluate.py figure 5 --runs runs
     python training/evaluate.py geo-bias runs/finetune/inat2018
 
-``retrieval`` prints the figures of the model beside those of an untrained one of the same shape, and writes
-them as JSON and, with ``--figures``, figures 7 and 8 of the paper as PNG. The others: docs/evaluation.md.
+``demo`` prints what the built-in model and its land-cover head can do on held-out cities of the procedural
+world, drawn for the purpose or the test split of a store, beside an untrained model of the same shape and
+beside chance; and on real scenes: docs/model_card.md. ``retrieval`` prints the figures of any model beside
+those of an untrained one of the same shape, and writes them as JSON and, with ``--figures``, figures 7 and 8
+of the paper as PNG. The others: docs/evaluation.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import signal
 import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
+from world_store import WorldSize, draw_world
 
 from gair_core import checkpoint
-from gair_core.errors import BadInputError, GairError
+from gair_core.cli import BarProgress
+from gair_core.errors import BadInputError, CancelledError, GairError
 from gair_core.evaluation.comparison import compare
 from gair_core.evaluation.costs import costs_as_csv, costs_as_text, costs_as_values, read_costs
+from gair_core.evaluation.demo import as_text as held_out_as_text
+from gair_core.evaluation.demo import held_out_figures, real_as_text, real_figures
 from gair_core.evaluation.geo_bias import RADIUS_KM
 from gair_core.evaluation.printing import as_csv, as_json, as_text
 from gair_core.evaluation.records import geo_bias_as_text, geo_bias_as_values, run_geo_bias
+from gair_core.head_checkpoint import load_head
 from gair_core.model.gair import GAIR
 from gair_core.pretrain.config import EvaluationConfig, Modality
 from gair_core.pretrain.evaluation import evaluate
 from gair_core.pretrain.figures import figure_7, figure_8
 from gair_core.pretrain.probes import probe_land_cover
 from gair_core.pretrain.store import Store
+from gair_core.progress import Progress
 
 _CONFIGS = Path(__file__).resolve().parent / "configs"
+# Cities of another world than the demo's, so that none of them can have been seen.
+_HELD_OUT = WorldSize(cities=40, validation=0, test=10, photos=40, seed=1)
 _PARTS: dict[str, Modality] = {"remote_sensing": "scene", "street_view": "photo", "location": "location"}
 
 
@@ -42,6 +60,8 @@ def main() -> int:
     options = _parse()
     try:
         _TASKS[options.task](options)
+    except CancelledError:
+        return 130
     except GairError as error:
         print(f"evaluate: error: {error.message}", file=sys.stderr)
         if error.hint:
@@ -56,6 +76,7 @@ def _parse() -> argparse.Namespace:
     _add_retrieval(
         tasks.add_parser("retrieval", help="retrieval, places within scenes, probes of land cover")
     )
+    _add_demo(tasks.add_parser("demo", help="the built-in model: held-out cities and real scenes"))
     table = tasks.add_parser("table", help="a table of the paper, ours beside it")
     _add_comparison(table, (1, 2, 3, 4, 5, 6, 7))
     table.add_argument("--measured", type=Path, help="table 7: JSON of benchmarks/table_7.py")
@@ -87,6 +108,18 @@ def _add_retrieval(retrieval: argparse.ArgumentParser) -> None:
     retrieval.add_argument("--json", type=Path, help="file for the figures")
     retrieval.add_argument("--figures", type=Path, help="folder for the pictures")
     retrieval.add_argument("--pictures", type=int, default=6, help="photos in a picture (%(default)s)")
+
+
+def _add_demo(demo: argparse.ArgumentParser) -> None:
+    demo.add_argument("--head", default="demo", help="a land-cover head as training/demo.py makes it")
+    demo.add_argument("--store", type=Path, help="a store of the world (default: one is drawn, in minutes)")
+    demo.add_argument("--real", type=Path, help="folder with germany_polygons, world_patches, eurosat_order")
+    demo.add_argument("--only-real", action="store_true", help="leave the held-out cities out")
+    demo.add_argument("--galleries", type=int, default=20, help="galleries to average (%(default)s)")
+    demo.add_argument(
+        "--localized", type=int, default=500, help="photos to find in scenes (default: %(default)s)"
+    )
+    demo.add_argument("--json", type=Path, help="file for the figures")
 
 
 def _add_comparison(comparison: argparse.ArgumentParser, numbers: tuple[int, ...]) -> None:
@@ -183,6 +216,39 @@ def _retrieval(options: argparse.Namespace) -> None:
         _draw(model, store, options, config)
 
 
+def _demo(options: argparse.Namespace) -> None:
+    if options.only_real and options.real is None:
+        raise BadInputError("--only-real leaves nothing to measure without --real.", "Give --real FOLDER.")
+    progress = BarProgress()
+    signal.signal(signal.SIGINT, lambda *_: progress.cancel())
+    found: dict[str, object] = {}
+    with contextlib.closing(progress):
+        if not options.only_real:
+            head, model = load_head(options.head)
+            config = EvaluationConfig(galleries=options.galleries, localized=options.localized)
+            with _held_out_store(options.store, progress) as store:
+                figures = held_out_figures(model, head, store, config, progress=progress)
+            print(held_out_as_text(figures))
+            found["held_out"] = [asdict(one) for one in figures]
+        if options.real is not None:
+            real = real_figures(options.real, options.head, progress)
+            print(real_as_text(real))
+            found["real"] = [asdict(one) for one in real]
+    if options.json is not None:
+        _write(options.json, _json(found))
+
+
+@contextlib.contextmanager
+def _held_out_store(folder: Path | None, progress: Progress) -> Iterator[Store]:
+    """Open a store, or draw one that lasts as long as the block."""
+    if folder is not None:
+        yield Store(folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="gair-world-") as temporary:
+        draw_world(Path(temporary), _HELD_OUT, os.cpu_count() or 1, progress)
+        yield Store(Path(temporary))
+
+
 def _measure(
     model: GAIR, store: Store, options: argparse.Namespace, config: EvaluationConfig
 ) -> dict[str, float]:
@@ -205,7 +271,13 @@ def _draw(model: GAIR, store: Store, options: argparse.Namespace, config: Evalua
         figure_8(model, store, chosen).save(options.figures / "figure_8.png")
 
 
-_TASKS = {"retrieval": _retrieval, "table": _compare, "figure": _compare, "geo-bias": _geo_bias}
+_TASKS = {
+    "demo": _demo,
+    "retrieval": _retrieval,
+    "table": _compare,
+    "figure": _compare,
+    "geo-bias": _geo_bias,
+}
 
 
 if __name__ == "__main__":
