@@ -37,6 +37,7 @@ from gair_core.model.nili import NILI
 from gair_core.photos.preprocess import preprocess
 from gair_core.photos.reading import open_photo
 from gair_core.progress import Progress
+from gair_core.retrieval import RetrievalCheck, check_retrieval
 from gair_core.sentinel2.bands import normalize
 from gair_core.task import Request, Result, Task
 from gair_core.version import __version__
@@ -49,10 +50,18 @@ _TOLERANCE = {"cpu": 1e-4, "mps": 1e-2, "cuda": 0.1}
 
 
 class CheckRequest(Request):
-    """Show versions, devices and models, and run a self-test of some seconds on generated data."""
+    """Show versions, devices and models, and run a self-test of some seconds on generated data.
+
+    With --retrieval the model must find photos by scenes too, as the authors show it of their weights:
+    whether these were imported right.
+    """
 
     model: str = Field("demo", description="the model to test: a checkpoint or a registered name")
     device: str = Field("auto", description="cpu, cuda, mps or auto")
+    retrieval: Path | None = Field(
+        None,
+        description="folder of known pairs: photos.csv with id, photo, scene, lon, lat (docs/weights.md)",
+    )
 
 
 class Device(BaseModel):
@@ -91,12 +100,13 @@ class CheckResult(Result):
     """What `check` found.
 
     Attributes:
-        ok: Whether no test failed.
+        ok: Whether no test failed and retrieval, if it was asked for, is not wrong.
         versions: Version of Python, of this package and of every library that matters.
         devices: What there is to compute on.
         models: The registered models.
         device: The device on which the tests ran.
         tests: The tests in their order.
+        retrieval: How scenes and photos found each other; None when it was not asked for.
     """
 
     ok: bool
@@ -105,6 +115,7 @@ class CheckResult(Result):
     models: tuple[CatalogueEntry, ...]
     device: str
     tests: tuple[SelfTest, ...]
+    retrieval: RetrievalCheck | None = None
 
     def text(self) -> str:
         """Return the report for people."""
@@ -113,6 +124,7 @@ class CheckResult(Result):
         lines += [f"device {device.name}: {device.description}" for device in self.devices]
         lines += [f"model {model.name}: {model.title}" for model in self.models]
         lines += [f"{test.outcome}  {test.name}: {test.detail} ({test.seconds:.1f} s)" for test in self.tests]
+        lines += [] if self.retrieval is None else [self.retrieval.text()]
         return "\n".join([*lines, "everything works" if self.ok else "something does not work, see above"])
 
 
@@ -173,7 +185,7 @@ def check(request: CheckRequest, progress: Progress | None = None) -> CheckResul
 
     Raises:
         CheckpointError: The model cannot be loaded.
-        BadInputError: There is no such device.
+        BadInputError: There is no such device, or retrieval cannot be tested with this model or folder.
         CancelledError: The user cancelled.
     """
     progress = progress or Progress()
@@ -187,17 +199,19 @@ def check(request: CheckRequest, progress: Progress | None = None) -> CheckResul
             progress.raise_if_cancelled()
             progress.report(index / len(_TESTS), name)
             outcomes.append(_run(name, test, case))
+    retrieval = None if request.retrieval is None else check_retrieval(request.retrieval, model, progress)
     failed = [outcome for outcome in outcomes if outcome.outcome == "fail"]
     for outcome in failed:
         progress.log("warning", f"The self-test '{outcome.name}' failed: {outcome.detail}")
     progress.report(1.0, "done")
     return CheckResult(
-        ok=not failed,
+        ok=not failed and (retrieval is None or retrieval.verdict != "wrong"),
         versions=versions(),
         devices=devices(),
         models=models.models,
         device=str(device),
         tests=tuple(outcomes),
+        retrieval=retrieval,
         warnings=(*models.warnings, *progress.warnings),
     )
 
