@@ -1,6 +1,6 @@
 """GAIR: one embedding space for Sentinel-2 scenes, street-level photos and places.
 
-`load`, `save` and `GAIR` are imported when they are first used, so that ``import gair_core`` needs no torch.
+What is public here is imported when it is first used, so that ``import gair_core`` needs no torch.
 """
 
 from __future__ import annotations
@@ -12,11 +12,17 @@ from gair_core.version import __version__
 
 if TYPE_CHECKING:
     from gair_core.checkpoint import load, save
+    from gair_core.features import create_feature_extractor
     from gair_core.model.gair import GAIR
 
-__all__ = ["GAIR", "__version__", "load", "save"]
+__all__ = ["GAIR", "__version__", "create_feature_extractor", "load", "save"]
 
-_HOMES = {"GAIR": "gair_core.model.gair", "load": "gair_core.checkpoint", "save": "gair_core.checkpoint"}
+_HOMES = {
+    "GAIR": "gair_core.model.gair",
+    "create_feature_extractor": "gair_core.features",
+    "load": "gair_core.checkpoint",
+    "save": "gair_core.checkpoint",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -75,6 +75,8 @@ def to_onnx(network: nn.Module, example: Tensor, metadata: Mapping[str, str], pr
             opset_version=OPSET,
             verbose=False,
         )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
     model = program.model_proto
     _anonymise(model)
     model.ir_version = IR_VERSION

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from gair_core import registry
 from gair_core.export import onnx
 from gair_core.export.deepness import (
     DeepnessSegmentor,
@@ -24,6 +22,7 @@ from gair_core.inference.models import load_model
 from gair_core.inference.outputs import Destination, check_destinations
 from gair_core.inference.request import OutputRequest
 from gair_core.progress import Progress
+from gair_core.registry import find
 from gair_core.task import Result, Task
 from gair_core.version import __version__
 
@@ -97,9 +96,7 @@ def export_checkpoint(request: ExportRequest, progress: Progress | None = None) 
     onnx.require_onnx()
     _check_output(request)
     progress.report(0.0, "reading")
-    head, model = load_head(
-        request.model, backbone=request.backbone, load_model=partial(load_model, progress=progress)
-    )
+    head, model = load_head(request.model, backbone=request.backbone, load_model=load_model)
     head, model = head.cpu(), model.cpu()
     radiometry = Radiometry(request.scale, request.offset)
     segmentor = DeepnessSegmentor(head, model, request.tile_size, radiometry).eval()
@@ -134,15 +131,10 @@ def _check_output(request: ExportRequest) -> None:
     Raises:
         BadInputError: It cannot be written, is no ``*.onnx`` or is an input, or does not fit on the disk.
     """
-    inputs = [str(path) for name in (request.model, request.backbone) if name and (path := _file(name))]
-    needed = _FIXED + _GROWTH * sum(Path(path).stat().st_size for path in inputs)
+    inputs = [path for name in (request.model, request.backbone) if name and (path := find(name)).is_file()]
+    needed = _FIXED + _GROWTH * sum(path.stat().st_size for path in inputs)
     destination = Destination(Path(request.output), (".onnx",), needed)
     check_destinations([destination], token=request.token, inputs=inputs)
-
-
-def _file(name: str) -> Path | None:
-    path = registry.find(name)
-    return path if path is not None and path.is_file() else None
 
 
 TASK = Task("export", ExportRequest, export_checkpoint)

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gair_core.config import GAIRConfig, Localizer, RemoteSensingConfig
+from gair_core.config import GAIRConfig, Localizer
 from gair_core.errors import BadInputError, CheckpointError
 from gair_core.metadata import CheckpointMetadata
 from gair_core.model.location import LocationEncoder
 from gair_core.model.nili import NILI, FeatureLocalizer
-from gair_core.model.remote_sensing import RemoteSensingEncoder
+from gair_core.model.remote_sensing import RemoteSensingEncoder, check_images, require_floating
 from gair_core.model.street_view import StreetViewEncoder
 
 Part = TypeVar("Part", bound=nn.Module)
@@ -119,7 +119,7 @@ class GAIR(nn.Module):
             CheckpointError: The model has no scene encoder.
         """
         encoder = self.require_remote_sensing()
-        self._check_images(images, encoder.config)
+        check_images(images, encoder.config)
         return encoder(images)  # type: ignore[no-any-return]
 
     def encode_remote_sensing_blocks(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
@@ -139,7 +139,7 @@ class GAIR(nn.Module):
             CheckpointError: The model has no scene encoder.
         """
         encoder = self.require_remote_sensing()
-        self._check_images(images, encoder.config)
+        check_images(images, encoder.config)
         return encoder.forward_blocks(images, blocks)
 
     def require_remote_sensing(self) -> RemoteSensingEncoder:
@@ -149,29 +149,6 @@ class GAIR(nn.Module):
             CheckpointError: The model has none.
         """
         return self._require(self.remote_sensing, "remote_sensing")
-
-    @staticmethod
-    def _check_images(images: Tensor, config: RemoteSensingConfig) -> None:
-        """Check the shape and dtype of normalised scenes.
-
-        Raises:
-            BadInputError: Another shape, band count or dtype.
-        """
-        bands, patch = config.bands, config.patch_size
-        if images.ndim != 4:
-            raise BadInputError(f"Scenes must have the shape (B, C, H, W), found {tuple(images.shape)}.")
-        if images.shape[1] != len(bands):
-            raise BadInputError(
-                f"Scenes must have {len(bands)} bands ({', '.join(bands)}), found {images.shape[1]}.",
-                "Select and order the bands first.",
-            )
-        height, width = images.shape[2:]
-        if min(height, width) < patch or height % patch or width % patch:
-            raise BadInputError(
-                f"Height and width must be multiples of the patch size {patch}, found {height} x {width}.",
-                "Pad the scene by reflection, or resize it.",
-            )
-        _require_floating(images, "Scenes", "gair_core.sentinel2.bands.normalize")
 
     def encode_street_view(self, photos: Tensor, project: bool = True) -> Tensor:
         """Encode photos.
@@ -194,7 +171,7 @@ class GAIR(nn.Module):
                 f"Photos must have the shape (B, 3, {size}, {size}), found {tuple(photos.shape)}.",
                 "Use gair_core.photos.preprocess.",
             )
-        _require_floating(photos, "Photos", "gair_core.photos.preprocess")
+        require_floating(photos, "Photos", "gair_core.photos.preprocess")
         pooled = encoder(photos)
         return self.street_view_projection(pooled) if project else pooled  # type: ignore[no-any-return]
 
@@ -306,7 +283,7 @@ def check_lonlat(lonlat: Tensor) -> None:
         raise BadInputError(
             f"Places must have the shape (B, 2), longitude then latitude, found {tuple(lonlat.shape)}."
         )
-    _require_floating(lonlat, "Places", "float64")
+    require_floating(lonlat, "Places", "float64")
     lon, lat = lonlat.detach().unbind(1)
     wrong = ~((lon.abs() <= _LONGITUDE) & (lat.abs() <= _LATITUDE))
     if not bool(wrong.any()):
@@ -318,8 +295,3 @@ def check_lonlat(lonlat: Tensor) -> None:
         f"Places must have longitudes in [-180, 180] and latitudes in [-90, 90] degrees, found {found}.",
         "The two are swapped: pass (longitude, latitude)." if swapped else "Check the columns and their CRS.",
     )
-
-
-def _require_floating(values: Tensor, what: str, remedy: str) -> None:
-    if not values.is_floating_point():
-        raise BadInputError(f"{what} must be floating point, found {values.dtype}.", f"Use {remedy} first.")

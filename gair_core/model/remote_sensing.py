@@ -144,6 +144,43 @@ class RemoteSensingEncoder(nn.Module):
         return found
 
 
+def check_images(images: Tensor, config: RemoteSensingConfig) -> None:
+    """Check the shape and dtype of normalised scenes.
+
+    Args:
+        images: Must be floating point, of shape (B, C, H, W), H and W multiples of the patch size.
+        config: The encoder that is to read them.
+
+    Raises:
+        BadInputError: Another shape, band count or dtype.
+    """
+    bands, patch = config.bands, config.patch_size
+    if images.ndim != 4:
+        raise BadInputError(f"Scenes must have the shape (B, C, H, W), found {tuple(images.shape)}.")
+    if images.shape[1] != len(bands):
+        raise BadInputError(
+            f"Scenes must have {len(bands)} bands ({', '.join(bands)}), found {images.shape[1]}.",
+            "Select and order the bands first.",
+        )
+    height, width = images.shape[2:]
+    if min(height, width) < patch or height % patch or width % patch:
+        raise BadInputError(
+            f"Height and width must be multiples of the patch size {patch}, found {height} x {width}.",
+            "Pad the scene by reflection, or resize it.",
+        )
+    require_floating(images, "Scenes", "gair_core.sentinel2.bands.normalize")
+
+
+def require_floating(values: Tensor, what: str, remedy: str) -> None:
+    """Check that an input was prepared: integers are pixels or degrees as they were read.
+
+    Raises:
+        BadInputError: It is not floating point; the hint names what prepares it.
+    """
+    if not values.is_floating_point():
+        raise BadInputError(f"{what} must be floating point, found {values.dtype}.", f"Use {remedy} first.")
+
+
 def _init_linear(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
