@@ -14,7 +14,7 @@ import platformdirs
 from gair_core.errors import BadInputError, DownloadError
 from gair_core.progress import Progress
 from gair_core.weights.server import Patience, Published
-from gair_core.weights.sources import Source
+from gair_core.weights.sources import Source, read_checksums
 from gair_core.weights.transfer import Transfer
 
 VARIABLE = "GAIR_CACHE"
@@ -190,8 +190,7 @@ def _record(path: Path, found: str, source: Source, published: Published) -> Non
 def _recorded(path: Path) -> str:
     """Return the checksum of the first download, or nothing."""
     record = _record_path(path)
-    lines = record.read_text(encoding="utf-8").splitlines() if record.is_file() else []
-    return next((line.split()[0] for line in lines if line and not line.startswith("#")), "")
+    return read_checksums(record).get(path.name, "") if record.is_file() else ""
 
 
 def _recorded_revision(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The list of weights that can be downloaded, read from ``sources.txt`` beside this file."""
+"""The list of weights that can be downloaded: ``sources.txt`` and ``checksums.txt`` beside this file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 SourceName = Literal["gair", "geoclip", "croma"]
-_FILE = Path(__file__).with_name("sources.txt")
+_SOURCES = Path(__file__).with_name("sources.txt")
+_CHECKSUMS = Path(__file__).with_name("checksums.txt")
 _AT_LEAST = "at least "
 
 
@@ -49,7 +50,7 @@ class Source:
     @property
     def file_name(self) -> str:
         """Name of the file at `address`."""
-        return PurePosixPath(unquote(urlsplit(self.address).path)).name
+        return _file_name(self.address)
 
     def size_text(self) -> str:
         """Return the size for people."""
@@ -72,9 +73,10 @@ class Source:
 def find_source(name: SourceName) -> Source:
     """Return the source of this name."""
     parser = configparser.ConfigParser(interpolation=None)
-    parser.read_string(_FILE.read_text(encoding="utf-8"))
+    parser.read_string(_SOURCES.read_text(encoding="utf-8"))
     entry = parser[name]
-    size = entry["size"]
+    size, member = entry["size"], entry.get("member", "")
+    checksums = read_checksums(_CHECKSUMS)
     return Source(
         name=name,
         title=entry["title"],
@@ -83,9 +85,20 @@ def find_source(name: SourceName) -> Source:
         address=entry["address"],
         size=int(size.removeprefix(_AT_LEAST)),
         size_is_exact=not size.startswith(_AT_LEAST),
-        sha256=entry.get("sha256", ""),
-        member=entry.get("member", ""),
-        member_sha256=entry.get("member_sha256", ""),
+        sha256=checksums.get(_file_name(entry["address"]), ""),
+        member=member,
+        member_sha256=checksums.get(PurePosixPath(member).name, ""),
         licence=entry["licence"],
         cite=entry["cite"],
     )
+
+
+def read_checksums(path: Path) -> dict[str, str]:
+    """Return the checksums of a file as ``sha256sum`` writes it, hexadecimal, by file name."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    pairs = (line.split(maxsplit=1) for line in lines if line and not line.startswith("#"))
+    return {name: digest for digest, name in pairs}
+
+
+def _file_name(address: str) -> str:
+    return PurePosixPath(unquote(urlsplit(address).path)).name

@@ -216,7 +216,7 @@ class Transfer:
         if answer.status == httpx.codes.PROXY_AUTHENTICATION_REQUIRED:
             return DownloadError(
                 f"The proxy asks for a name and a password ({said}).",
-                f"Put them into HTTPS_PROXY: http://NAME:PASSWORD@HOST:PORT. {self.by_hand}",
+                f"Put both into the address in HTTPS_PROXY, before the host. {self.by_hand}",
             )
         return DownloadError(f"The server of {self.address} answers {said}.", self.by_hand)
 

@@ -104,8 +104,8 @@ def test_a_model_that_knows_is_right(pairs, colourist):
     assert result.scene_finds_photo == result.photo_finds_scene == 1
     assert result.verdict == "right"
     assert min(result.margins) > 0.5
-    # Three quarters of each scene are grey.
-    assert min(result.percentiles) > 70
+    # The cosine does not see how strong a colour is: the blend around the coloured quarter ties with it.
+    assert min(result.percentiles) > 55
 
 
 def test_it_looks_at_the_photos_place(pairs, colourist):
