@@ -36,6 +36,8 @@ class ImportCheckpointAlgorithm(GairAlgorithm):
         "<p>Converts the weights of another project into a checkpoint that the other algorithms use: the "
         "authors' GAIR, CROMA's optical encoder, or GeoCLIP's location encoder. Code inside a file is never "
         "run. The report says what became of every part.</p>"
+        "<p>You need not fetch the files by hand: in a shell, <i>gair download gair</i> (or geoclip, or "
+        "croma) downloads, checks and imports them in one step.</p>"
     )
 
     def declare(self) -> None:

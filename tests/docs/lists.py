@@ -1,4 +1,4 @@
-"""What stands for a reader's own files, and which commands of the guide are not run as they stand, and why."""
+"""What stands for a reader's own files, and which commands of the guide are not run as they stand."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ PLACEHOLDERS = {
     "POLYGONS": "labels.gpkg",
     "HEAD": "probe.safetensors",
     "TASK": "embed",
+    "FILE": "gair.safetensors",
     "/folder/that/holds/gair": "$STAGE",
     # A product that lies where the photos do would be a gigabyte.
     "scenes/*.SAFE": "scene.tif",
@@ -31,6 +32,7 @@ uv, lonlat = torch.rand(1, 5, 2), torch.tensor([[11.5, 48.1]])
 _WHOLE = "it sets up environments, or runs everything; that the target exists is tested"
 _ROOT = "needs an administrator"
 _WINDOW = "opens QGIS's window"
+_DOWNLOAD = "needs the network; tests/core/weights and tests/core/test_check_retrieval.py do it without"
 _GPU = "needs a GPU"
 
 NOT_RUN = {
@@ -43,13 +45,16 @@ NOT_RUN = {
     "make setup": _WHOLE,
     "make setup PYTHON=python3.12": _WHOLE,
     "sudo apt install python3-venv": _ROOT,
+    "gair download gair --accept-licence": _DOWNLOAD,
+    "gair embed SCENE embedding.tif --model gair": _DOWNLOAD,
+    "gair download gair --file checkpoint.pth --accept-licence": _DOWNLOAD,
+    "gair check --retrieval examples/rs_to_sv_retrieval --model gair": _DOWNLOAD,
     'GAIR_PYTHON="$PWD/.venv/bin/python" qgis': _WINDOW,
     "python -m pip install --editable '.[train]'": "would change the environment that runs the tests",
     "python benchmarks/pretrain_throughput.py --preset base --batch-size 256 --device cuda": _GPU,
     "python benchmarks/pretrain_throughput.py --preset base --batch-size 256 --device cuda --compile": _GPU,
-    "python benchmarks/table_7.py --device cuda --precision bfloat16 --batch-sizes 1 64 --json table_7_gpu.json": (
-        _GPU
-    ),
+    "python benchmarks/table_7.py --device cuda --precision bfloat16 --batch-sizes 1 64 "
+    "--json table_7_gpu.json": _GPU,
     "py -3.12 -m venv .venv": "needs Windows",
     r".venv\Scripts\python -m pip install --constraint requirements.lock --editable .": "needs Windows",
     r".venv\Scripts\gair check": "needs Windows",
@@ -59,9 +64,9 @@ NOT_RUN = {
 
 _WORLD = "--cities 8 --validation 2 --test 2 --photos 12 --size 96 --photo-size 48 --processes 1"
 _PRETRAIN = (
-    "model.preset=tiny steps=4 epochs=null precision=32-true accelerator=cpu sampling.batch_size=4 data.workers=0 "
-    "objective.bank_capacity=8 evaluation.every=null save_every=2 basis_components=4 basis_samples=8 "
-    "model.remote_sensing.tile_size=64"
+    "model.preset=tiny steps=4 epochs=null precision=32-true accelerator=cpu sampling.batch_size=4 "
+    "data.workers=0 objective.bank_capacity=8 evaluation.every=null save_every=2 basis_components=4 "
+    "basis_samples=8 model.remote_sensing.tile_size=64"
 )
 _RETRIEVAL = "--gallery 2 --per-city 1 --galleries 2 --localized 2"
 _FINETUNE = "epochs=1 batch_size=4 workers=0 accelerator=cpu"
