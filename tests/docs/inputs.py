@@ -17,8 +17,9 @@ import gair_core
 from gair_core.head_checkpoint import save_head
 from gair_core.heads.base import BaseHead, HeadClass, HeadMetadata
 from gair_core.heads.linear import LinearChangeHead
+from gair_core.heads.point import input_length
 from gair_core.heads.probes import LinearProbe
-from gair_core.heads.temporal import SeriesLTAEHead
+from gair_core.heads.temporal import SeriesHead, SeriesLTAEHead
 from gair_core.sentinel2.bands import BANDS
 from gair_core.world import World
 from gair_core.world.city import City
@@ -88,10 +89,17 @@ def head(kind: type[BaseHead], path: Path, **settings: object) -> None:
     if not encoder.exists():
         model(encoder)
     loaded = gair_core.load(encoder)
-    size = loaded.require_remote_sensing().config.width if kind.scenes is None else loaded.config.embed_dim
+    is_series = issubclass(kind, SeriesHead)
+    size = loaded.require_remote_sensing().config.width if is_series else loaded.config.embed_dim
     config = kind.config_class.model_validate({"embed_dim": size, **settings})
     torch.manual_seed(0)
     save_head(kind(config, HeadMetadata(title="made for a test", classes=CLASSES)), path, loaded)
+
+
+def probe(path: Path) -> None:
+    """A head for photos."""
+    width = input_length(gair_core.load("demo"), "photo")
+    head(LinearProbe, path, inputs={"photo": width})
 
 
 def series(path: Path) -> None:
@@ -104,6 +112,11 @@ def series(path: Path) -> None:
         profile = source.profile | {"count": 70}
     with rasterio.open(path, "w", **profile) as target:
         target.write(np.concatenate([values] * 7))
+
+
+def scenes(folder: Path) -> None:
+    folder.mkdir()
+    scene_of(DAY)(folder / "first.tif")
 
 
 def photo(path: Path) -> None:
@@ -129,12 +142,12 @@ MAKERS: dict[str, Callable[[Path], object]] = {
     "new_photos.csv": photo_table,
     "labels.gpkg": polygons,
     "gair.safetensors": model,
-    "probe.safetensors": lambda path: head(LinearProbe, path, inputs=("photo",)),
+    "probe.safetensors": probe,
     "change.safetensors": lambda path: head(LinearChangeHead, path),
     "crops.safetensors": lambda path: head(SeriesLTAEHead, path, decoder="linear"),
     "CROMA_base.pt": lambda path: write_croma(path, croma_weights(width=768, depth=1)),
     "photo.jpg": photo,
-    "scenes": lambda folder: scene_of(DAY)(folder / "first.tif"),
+    "scenes": scenes,
     "data/hls_burn_scars": make_burn_scars,
 }
 

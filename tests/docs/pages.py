@@ -22,9 +22,10 @@ SHELL = {"sh", ""}
 WINDOWS = {"bat", "powershell"}
 READ = {"text", "json", "toml", "ini"}
 
-# An inline piece of code is a command if it begins with a program and goes on.
+# An inline piece of code is a command if it begins with a program and goes on; `gair embed` alone names a task.
 _INLINE = re.compile(
-    r"(?:gair|make|python|pip|qgis_process|sudo|\.venv/bin/\w+) .+|(?:benchmarks|training)/\w+\.py .+|echo .+"
+    r"(?:gair|qgis_process) [\w-]+ .+|(?:make|python|pip|sudo|echo|\.venv/bin/\w+) .+"
+    r"|(?:benchmarks|training)/\w+\.py .+"
 )
 # A snippet that begins with a name is saved under it and does nothing by itself.
 _FILE = re.compile(r"# (\w+\.py)\n")

@@ -1,10 +1,10 @@
 """Every command and snippet of README.md and the guide is run as it stands, in the order of its page.
 
-What cannot run, and what would take hours, stands in `lists.py` with the reason. A new command needs no entry: it
-is run, and fails here until it works on the inputs of `inputs.py`.
+What cannot run, and what would take hours, stands in `lists.py` with the reason. A new command needs no
+entry: it is run, and fails here until it works on the inputs of `inputs.py`.
 
-The quick test of a page runs the ``gair`` commands and the Python snippets in this process; the slow one types
-it all into a shell.
+The quick test of a page runs the ``gair`` commands and the Python snippets in this process; the slow one
+types it all into a shell.
 """
 
 from __future__ import annotations
@@ -93,19 +93,30 @@ def test_quick_steps(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.delenv("GAIR_MODELS", raising=False)
     names: dict[str, Any] = {"__name__": "__main__"}
-    failures = []
-    for step in filter(is_quick, STEPS[page]):
-        try:
-            if step.kind == "python":
-                code = compile(BEFORE_SNIPPETS.get(page, "") + step.text, step.where.splitlines()[0], "exec")
-                exec(code, names)  # noqa: S102
-            elif step.kind == "command":
-                run_here(with_inputs(step.text), monkeypatch)
-        except Exception:
-            failures.append(
-                f"{step.where}\n{traceback.format_exc(limit=-3)}{capsys.readouterr().err[-2000:]}"
-            )
-    assert failures == [], "\n\n".join(failures)
+    wrong = [problem_of(step, names, monkeypatch, capsys) for step in STEPS[page] if is_quick(step)]
+    assert list(filter(None, wrong)) == [], "\n\n".join(wrong)
+
+
+def problem_of(
+    step: Step, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> str:
+    """Run a step in this process; returns what went wrong.
+
+    Args:
+        step: A command or a snippet.
+        names: What the snippets of its page have defined so far.
+        monkeypatch: Keeps what a step changes.
+        capsys: Has what it printed.
+    """
+    try:
+        if step.kind == "python":
+            code = compile(BEFORE_SNIPPETS.get(step.page, "") + step.text, f"{step.page}:{step.line}", "exec")
+            exec(code, names)  # noqa: S102
+        elif step.kind == "command":
+            run_here(with_inputs(step.text), monkeypatch)
+    except Exception:
+        return f"{step.where}\n{traceback.format_exc(limit=-3)}{''.join(capsys.readouterr())[-2000:]}"
+    return ""
 
 
 def run_here(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
