@@ -194,7 +194,6 @@ def _fit_head(folder: Path, store: Path, options: FitOptions, progress: Progress
             licence=_LICENCE,
             training_data="scenes and land cover of the procedural world of gair_core.world; no real imagery",
             git_revision=git_revision(),
-            metrics=results.metrics,
         ),
     )
     save_head(head, folder / f"{DEMO_HEAD}.safetensors", model)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gair_core.errors import BadInputError
-from gair_core.finetune.datasets.scenes import IGNORED, SceneData, make_classes
+from gair_core.finetune.datasets.scenes import IGNORED, SceneData, SceneExample, make_classes
 from gair_core.finetune.few_shot.solver import balanced_weights, solve
 from gair_core.finetune.metrics import ClassificationMeter
 from gair_core.finetune.task import Results, Split
@@ -27,7 +27,7 @@ from gair_core.heads.pixel import PixelLinearConfig, PixelLinearHead
 from gair_core.heads.pixel_features import PixelFeatures, features_of_tile
 from gair_core.model.gair import GAIR
 from gair_core.progress import Progress
-from gair_core.sentinel2.bands import normalize
+from gair_core.sentinel2.bands import BANDS, normalize
 
 CLASSES: Final = make_classes(
     {
@@ -56,6 +56,8 @@ _MERGED: Final = {
 }
 
 Values = npt.NDArray[np.float32]
+# Green reflectance of muddy water under haze stays below, DN; that of ice does not.
+_BRIGHTEST_WATER: Final = 2200
 # What thick haze adds to each band, and how much of the noise of a scene is of single pixels, DN.
 _HAZE: Final = np.array([1150, 950, 750, 680, 600, 540, 480, 450, 140, 80], dtype=np.float32)
 
@@ -131,11 +133,11 @@ class LabelledPixels:
     target: npt.NDArray[np.int64]
 
 
-def merged_target(target: npt.NDArray[np.int64], data: SceneData) -> npt.NDArray[np.int64]:
-    """Return labels of a data set of the world as indices into `CLASSES`.
+def merged_target(example: SceneExample, data: SceneData) -> npt.NDArray[np.int64]:
+    """Return the labels of an example of the world as indices into `CLASSES`, or `IGNORED`, (H, W).
 
     Args:
-        target: Indices into the data's classes, or `IGNORED`.
+        example: The example, as it was drawn.
         data: The data set.
 
     Raises:
@@ -150,7 +152,11 @@ def merged_target(target: npt.NDArray[np.int64], data: SceneData) -> npt.NDArray
             "Build a store with training/build_world.py.",
         )
     # The last place serves IGNORED, which is -1.
-    return np.array([*index, IGNORED], dtype=np.int64)[target]
+    merged = np.array([*index, IGNORED], dtype=np.int64)[example.target]
+    # To the world a frozen lake is water; what a scene shows is ice.
+    frozen = (merged == ours["water"]) & (example.dn[0, BANDS.index("B3")] > _BRIGHTEST_WATER)
+    merged[frozen] = ours["snow and ice"]
+    return merged
 
 
 def collect_pixels(
@@ -178,7 +184,7 @@ def collect_pixels(
     for done, index in enumerate(chosen.tolist()):
         example = data.read(split, index)
         dn = options.variety.vary(example.dn[0], rng)
-        target = merged_target(example.target, data).ravel()
+        target = merged_target(example, data).ravel()
         places = _draw(target, options.pixels, rng)
         z, features = _see(model, dn)
         embeddings.append(z[:, places].T.numpy())
@@ -288,7 +294,7 @@ def evaluate_land_cover(
         dn = torch.from_numpy(example.dn[0])
         pixels = None if head.pixel_features is None else features_of_tile(dn, head.pixel_features)[None]
         logits = head.forward_tile(model, [_normalized(model, dn)[None]], pixels=pixels)
-        target = torch.from_numpy(merged_target(example.target, data))
+        target = torch.from_numpy(merged_target(example, data))
         meter.update(logits[0].argmax(dim=0), target)
     return meter.results()
 
