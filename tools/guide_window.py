@@ -23,7 +23,8 @@ from qgis.core import (
     QgsRectangle,
     QgsVectorLayer,
 )
-from qgis.PyQt.QtCore import QCoreApplication, Qt, QTimer
+from qgis.PyQt.QtCore import QCoreApplication, Qt, QTimer, QUrl
+from qgis.PyQt.QtWebKitWidgets import QWebView
 from qgis.PyQt.QtWidgets import QDockWidget, QLineEdit, QTextEdit, QToolBar, QWidget
 from qgis.utils import iface
 
@@ -31,6 +32,7 @@ WORK = Path(os.environ["GAIR_GUIDE"])
 # With a square map between layers and toolbox, and without the toolbox.
 WINDOW, RESULT_WINDOW = (1405, 830), (1050, 830)
 DIALOG, LOG = (1000, 910), (1000, 560)
+REPORT = (1000, 1100)
 TOOLBARS = {"mFileToolBar", "mMapNavToolBar"}
 TOOLBOX_WIDTH, LAYERS_WIDTH = 345, 290
 RUN_SECONDS = 600.0
@@ -128,6 +130,13 @@ def open_photos() -> QgsVectorLayer:
     return photos
 
 
+def open_polygons() -> QgsVectorLayer:
+    """Open the labelled polygons with the colours of their classes."""
+    polygons = QgsVectorLayer(str(WORK / "polygons.gpkg"), "polygons")
+    QgsProject.instance().addMapLayer(polygons)
+    return polygons
+
+
 def zoom(layer: QgsMapLayer) -> None:
     """Fill the map with the middle of a layer, whatever the map's shape."""
     canvas, extent = iface.mapCanvas(), layer.extent()
@@ -177,6 +186,35 @@ def picture_result(layers: list[QgsMapLayer], name: str) -> None:
     QgsProject.instance().removeMapLayers([layer.id() for layer in layers])
 
 
+def picture_page(page: Path, name: str) -> None:
+    """Picture the beginning of an HTML page."""
+    view = QWebView()
+    loaded: list[bool] = []
+    view.loadFinished.connect(loaded.append)
+    view.resize(*REPORT)
+    view.load(QUrl.fromLocalFile(str(page)))
+    wait_until(lambda: bool(loaded), 60, f"the loading of {page.name}")
+    view.show()
+    save(view, name)
+    view.close()
+
+
+def picture_training(scene: QgsRasterLayer) -> None:
+    """Train a model from polygons: the dialog with the labels, and the report."""
+    model, report = WORK / "landcover.safetensors", WORK / "report.html"
+    values = {
+        "LABELS": open_polygons(),
+        "CLASS_FIELD": "class",
+        "OUTPUT_MODEL": str(model),
+        "REPORT": str(report),
+    }
+    dialog = fill_in("gair:trainhead", {"INPUT": [scene], **values})
+    save(dialog, "train_head")
+    run(dialog)
+    dialog.close()
+    picture_page(report, "train_head_report")
+
+
 def take_pictures() -> None:
     """Take all of them, in the guide's order."""
     toolbox = arrange_window()
@@ -209,6 +247,7 @@ def take_pictures() -> None:
         layers = run(dialog)
         dialog.close()
         picture_result(layers, algorithm)
+    picture_training(scene)
 
 
 def main() -> None:

@@ -27,7 +27,10 @@ from gair_core.world.writers import write_photos, write_points, write_polygons, 
 from tests.core.finetune.layouts import make_burn_scars
 from tests.core.importers.test_croma import croma_weights
 from tests.core.importers.test_croma import write as write_croma
+from tests.core.importers.test_official import weights
+from tests.docs.pages import ROOT
 
+SHARED = ROOT.parent / "shared"
 SIZE = 192
 DAY = date(2023, 7, 4)
 CLASSES = tuple(
@@ -102,6 +105,11 @@ def probe(path: Path) -> None:
     head(LinearProbe, path, inputs={"photo": width})
 
 
+def official(path: Path) -> None:
+    """Weights in the layout of the authors' checkpoint, from the developers' data folder."""
+    torch.save({"model": weights(SHARED)}, path)
+
+
 def series(path: Path) -> None:
     """Seven dates in one file, one after another."""
     scene = path.with_name("scene.tif")
@@ -142,6 +150,8 @@ MAKERS: dict[str, Callable[[Path], object]] = {
     "new_photos.csv": photo_table,
     "labels.gpkg": polygons,
     "gair.safetensors": model,
+    "GAIR.pth": official,
+    "data/gair/models/gair.safetensors": model,
     "probe.safetensors": probe,
     "change.safetensors": lambda path: head(LinearChangeHead, path),
     "crops.safetensors": lambda path: head(SeriesLTAEHead, path, decoder="linear"),

@@ -22,7 +22,7 @@ SHELL = {"sh", ""}
 WINDOWS = {"bat", "powershell"}
 READ = {"text", "json", "toml", "ini"}
 
-# An inline piece of code is a command if it begins with a program and goes on; `gair embed` alone names a task.
+# An inline piece of code that begins with a program and goes on is a command; `gair embed` alone is a name.
 _INLINE = re.compile(
     r"(?:gair|qgis_process) [\w-]+ .+|(?:make|python|pip|sudo|echo|\.venv/bin/\w+) .+"
     r"|(?:benchmarks|training)/\w+\.py .+"
