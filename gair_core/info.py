@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from gair_core.config import GAIRConfig, LocationConfig, RemoteSensingConfig, St
 from gair_core.metadata import Provenance
 from gair_core.progress import Progress
 from gair_core.registry import find
+from gair_core.stac_mlm import stac_item
 from gair_core.task import Request, Result, Task
 
 Line = tuple[str, str]
@@ -27,6 +29,9 @@ class InfoRequest(Request):
     """Describe a checkpoint: what is inside, what it expects and where it comes from."""
 
     model: CliPositionalArg[str] = Field(description="a .safetensors file, or the name of a registered model")
+    stac: bool = Field(
+        False, description="print a STAC Item with the fields of the Machine Learning Model extension instead"
+    )
 
 
 class Band(BaseModel):
@@ -115,6 +120,30 @@ class InfoResult(Result):
         # Tables stand in the column of the values.
         further = "\n" + " " * (width + 1)
         return "\n".join(f"{label + ':':{width}} {value}".replace("\n", further) for label, value in lines)
+
+
+class StacResult(Result):
+    """A checkpoint as a STAC Item.
+
+    Attributes:
+        item: The Item, see `gair_core.stac_mlm`.
+    """
+
+    item: dict[str, Any]
+
+    def text(self) -> str:
+        """Return the Item as JSON, ready to be written beside the checkpoint."""
+        return json.dumps(self.item, indent=2, ensure_ascii=False)
+
+
+def run(request: InfoRequest, progress: Progress) -> InfoResult | StacResult:
+    """Describe a checkpoint, for people or as a STAC Item.
+
+    Raises:
+        CheckpointError: As `describe`; or an Item is asked for of a head whose encoder is nowhere.
+    """
+    result = describe(request, progress)
+    return StacResult(item=stac_item(result), warnings=result.warnings) if request.stac else result
 
 
 def describe(request: InfoRequest, progress: Progress) -> InfoResult:
@@ -305,4 +334,4 @@ def _numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-TASK = Task("info", InfoRequest, describe)
+TASK = Task("info", InfoRequest, run)

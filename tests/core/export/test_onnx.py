@@ -86,13 +86,28 @@ def build_head(kind: str) -> torch.nn.Module:
     }[kind]()
     with torch.no_grad():
         for parameter in head.parameters():
-            # Classes must win by more than rounding, and each somewhere.
-            parameter.normal_(std=0.2 if kind == "upernet" else 1.0)
+            # Classes must win by more than rounding, and more than one.
+            parameter.normal_(std=1.0)
+        if kind == "upernet":
+            _tame(head)
         if kind in ("pixel_linear", "coarse"):
             head.band_mean.fill_(1800)
             head.band_scale.fill_(900)
             head.band_weight.mul_(0.3)
     return head
+
+
+def _tame(head: UPerNetHead) -> None:
+    """Give a random decoder the usual sizes of weights, and classes that win by what it sees."""
+    for name, parameter in head.named_parameters():
+        if parameter.ndim == 4:
+            parameter.mul_(parameter[0].numel() ** -0.5)
+        elif name.endswith("weight"):
+            parameter.fill_(1)
+        else:
+            parameter.zero_()
+    head.classifier.weight.mul_(8)
+    head.classifier.weight.sub_(head.classifier.weight.mean(dim=1, keepdim=True))
 
 
 @pytest.fixture(scope="module")
