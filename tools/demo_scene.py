@@ -1,184 +1,95 @@
-"""A small made-up Sentinel-2 scene with geotagged photos, for demonstrations without any data at hand.
+"""A city of the procedural world with geotagged photos, for demonstrations without any data at hand.
 
-A river, a town with streets, woods, water meadows and fields are drawn on 480 x 480 pixels of 10 m, with
-reflectances as such surfaces have; the photos are sketches of what stands where they "were taken".
+The world is drawn from another seed than the one that the model `demo` learnt from, so the model has seen
+neither this city nor its photos.
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import rasterio
-from PIL import ExifTags, Image, ImageDraw
-from rasterio.transform import from_origin
-from rasterio.warp import transform as warp
 
-SIZE = 480
-CRS = "EPSG:32632"
-TRANSFORM = from_origin(660_000, 5_340_000, 10, 10)
-BANDS = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")
+from gair_core.finetune.world_land_cover import CLASSES
+from gair_core.inference.polygons import categories_style
+from gair_core.inference.styles import palette_style
+from gair_core.world import LAND_COVER
+from gair_core.world.demo import DemoFiles, write_demo
+from gair_core.world.surface import COLOURS, COVER
 
-# Reflectance x 10000 of the ten bands, rounded from common Sentinel-2 surfaces in June.
-SPECTRA = {
-    "water": (420, 460, 330, 300, 230, 220, 190, 180, 110, 80),
-    "wood": (240, 420, 270, 620, 1900, 2350, 2450, 2600, 1250, 600),
-    "meadow": (380, 760, 460, 1150, 3000, 3700, 3900, 4050, 2100, 1100),
-    "crop": (450, 820, 620, 1250, 2500, 2950, 3150, 3300, 2350, 1400),
-    "stubble": (900, 1300, 1750, 2050, 2300, 2450, 2600, 2750, 3700, 2900),
-    "town": (1050, 1200, 1300, 1450, 1750, 1900, 1950, 2050, 2150, 1850),
-    "street": (800, 900, 980, 1050, 1120, 1180, 1220, 1250, 1350, 1250),
+SEED: Final = 2024
+CITY: Final = 19
+SIZE: Final = 512
+PHOTOS: Final = 40
+WRONG: Final = 3
+
+MERGED: Final = {
+    "forest": "trees",
+    "bare soil": "bare ground",
+    "dense built-up": "built-up",
+    "sparse built-up": "built-up",
 }
-SURFACES = tuple(SPECTRA)
-Map = npt.NDArray[np.float64]
+"""What the model `demo` calls classes of the world; roads it leaves out."""
 
-Colour = tuple[int, int, int]
-
-
-class Sketch(NamedTuple):
-    """A photo to draw: what stands there, the colours of sky and ground, and near which row and column."""
-
-    surface: str
-    sky: Colour
-    ground: Colour
-    near: tuple[int, int]
-
-
-PHOTOS = {
-    "river_bank": Sketch("water", (160, 195, 230), (70, 100, 115), (70, 240)),
-    "in_the_wood": Sketch("wood", (120, 150, 120), (60, 75, 45), (130, 150)),
-    "water_meadow": Sketch("meadow", (150, 195, 240), (95, 140, 60), (350, 200)),
-    "corn_field": Sketch("crop", (165, 205, 240), (125, 145, 70), (100, 380)),
-    "after_harvest": Sketch("stubble", (190, 210, 225), (190, 165, 110), (360, 40)),
-    "high_street": Sketch("street", (185, 200, 215), (110, 108, 105), (300, 330)),
+_BUILT: Final = ("road", "dense built-up", "sparse built-up")
+CHANGES: Final = {
+    "built up": (_BUILT, (226, 60, 50)),
+    "felled or cleared": (("bare soil",), (245, 170, 40)),
+    "grown over": (("forest", "grass", "crops"), (60, 170, 80)),
+    "other": (("water", "snow and ice"), (150, 80, 180)),
 }
+"""Kinds of change, by what covers the land afterwards, and their colours; value 1 is the first kind."""
 
 
-def write(folder: Path, seed: int = 7) -> tuple[Path, Path]:
-    """Write the scene and its photos.
+def write(folder: Path) -> DemoFiles:
+    """Write the city with photos, polygons and the truth.
+
+    Photos of an earlier run are removed, so that the folder holds those of this city alone.
 
     Args:
-        folder: Where ``scene.tif`` and ``photos/`` go.
-        seed: Of everything random in it.
-
-    Returns:
-        The scene's file and the photos' folder.
+        folder: Where everything goes: ``scene.tif``, ``later.tif``, ``photos/``, ``polygons.gpkg``,
+            ``land_cover.tif``, ``later_land_cover.tif``, ``true_classes.tif`` (in the classes of the model
+            `demo`), ``true_change.tif``, ``truth.json`` and styles.
     """
-    photos = folder / "photos"
-    photos.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(seed)
-    surfaces = _surfaces(random)
-    _write_scene(folder / "scene.tif", surfaces, random)
-    for name, sketch in PHOTOS.items():
-        row, column = _standpoint(surfaces == SURFACES.index(sketch.surface), sketch.near)
-        _write_photo(photos / f"{name}.jpg", sketch, _lonlat(row, column), random)
-    return folder / "scene.tif", photos
+    for photo in (folder / "photos").glob("*.jpg"):
+        photo.unlink()
+    files = write_demo(folder, seed=SEED, city=CITY, photos=PHOTOS, wrong=WRONG, size=SIZE)
+    classes = [(number, name, COLOURS[number - 1]) for number, name in enumerate(LAND_COVER, 1)]
+    for raster in (files.land_cover, files.later_land_cover):
+        raster.with_suffix(".qml").write_text(palette_style(classes), encoding="utf-8")
+    # gair:trainhead takes names and colours from it.
+    files.polygons.with_suffix(".qml").write_text(categories_style(classes), encoding="utf-8")
+    _write_merged(files.land_cover, folder / "true_classes.tif")
+    _write_changes(files, folder / "true_change.tif")
+    return files
 
 
-def _surfaces(random: np.random.Generator) -> npt.NDArray[np.intp]:
-    """Draw the index into SURFACES of every pixel."""
-    down, right = np.mgrid[0:SIZE, 0:SIZE].astype(float)
-    river = 210 + 45 * np.sin(down / 70) + 14 * np.sin(down / 23)
-    from_river = np.abs(right - river)
-    fields = _fields(down, right, random)
-    hills = _noise(random, 90) + 0.4 * _noise(random, 30)
-    town = np.hypot((right - 340) / 1.3, down - 300) + 25 * _noise(random, 20) < 75
-    streets = town & ((right + 0.2 * down) % 13 < 1.6) | town & ((down - 0.2 * right) % 17 < 1.6)
-    return np.select(
-        [from_river < 9, streets, town, from_river < 34, hills > 0.55],
-        [SURFACES.index(name) for name in ("water", "street", "town", "meadow", "wood")],
-        fields,
+def _write_merged(land_cover: Path, path: Path) -> None:
+    """Write the true land cover in the classes of the model `demo`; 0 where it has none."""
+    value_of = {one.name: one.value for one in CLASSES}
+    values = np.zeros(len(LAND_COVER) + 1, dtype=np.uint8)
+    for number, name in enumerate(LAND_COVER, 1):
+        values[number] = value_of.get(MERGED.get(name, name), 0)
+    with rasterio.open(land_cover) as source:
+        merged, profile = values[source.read(1)], source.profile
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(merged, 1)
+    style = palette_style((one.value, one.name, one.colour) for one in CLASSES)
+    path.with_suffix(".qml").write_text(style, encoding="utf-8")
+
+
+def _write_changes(files: DemoFiles, path: Path) -> None:
+    """Write where the land cover of the two dates differs, by kind of change; 0 where it does not."""
+    with rasterio.open(files.land_cover) as before, rasterio.open(files.later_land_cover) as after:
+        then, now, profile = before.read(1), after.read(1), before.profile
+    kinds = np.zeros_like(now)
+    for number, (names, _) in enumerate(CHANGES.values(), 1):
+        kinds[(then != now) & np.isin(now, [COVER[name] + 1 for name in names])] = number
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(kinds, 1)
+    style = palette_style(
+        (number, name, colour) for number, (name, (_, colour)) in enumerate(CHANGES.items(), 1)
     )
-
-
-def _fields(down: Map, right: Map, random: np.random.Generator) -> npt.NDArray[np.intp]:
-    """Draw fields: rectangles along a turned grid, each with a crop of its own."""
-    u, v = 0.94 * right + 0.34 * down, 0.94 * down - 0.34 * right
-    crops = random.choice([SURFACES.index(name) for name in ("crop", "stubble", "meadow")], size=(64, 64))
-    return crops[(v // 26).astype(int) % 64, (u // 41).astype(int) % 64]
-
-
-def _noise(random: np.random.Generator, scale: int) -> Map:
-    """Draw smooth noise of deviation about 1 whose features are ``scale`` pixels wide."""
-    side = SIZE // scale + 4
-    coarse = Image.fromarray(random.normal(size=(side, side)).astype(np.float32))
-    return np.asarray(coarse.resize((SIZE, SIZE), Image.Resampling.BICUBIC), float) * 1.4
-
-
-def _write_scene(path: Path, surfaces: npt.NDArray[np.intp], random: np.random.Generator) -> None:
-    reflectance = np.array([SPECTRA[name] for name in SURFACES], float)[surfaces].transpose(2, 0, 1)
-    brightness = 1 + 0.08 * _noise(random, 12) + 0.05 * random.normal(size=(SIZE, SIZE))
-    pixels = np.clip(reflectance * brightness, 1, 12000).round().astype(np.uint16)
-    profile = {"driver": "GTiff", "dtype": "uint16", "count": len(BANDS), "width": SIZE, "height": SIZE}
-    layout = {"tiled": True, "compress": "deflate", "predictor": 2, "crs": CRS, "transform": TRANSFORM}
-    with rasterio.open(path, "w", **profile, **layout) as scene:
-        scene.write(pixels)
-        scene.descriptions = BANDS
-        scene.update_tags(TIFFTAG_IMAGEDESCRIPTION="Made up for a demonstration; no satellite saw this")
-
-
-def _standpoint(where: npt.NDArray[np.bool_], near: tuple[int, int]) -> tuple[int, int]:
-    """Row and column of the pixel with this surface that is nearest to a wished one."""
-    rows, columns = np.nonzero(where)
-    nearest = int(np.argmin(np.hypot(rows - near[0], columns - near[1])))
-    return int(rows[nearest]), int(columns[nearest])
-
-
-def _lonlat(row: int, column: int) -> tuple[float, float]:
-    x, y = rasterio.transform.xy(TRANSFORM, row, column)
-    (lon,), (lat,) = warp(CRS, "EPSG:4326", [x], [y])
-    return lon, lat
-
-
-def _write_photo(
-    path: Path, sketch: Sketch, lonlat: tuple[float, float], random: np.random.Generator
-) -> None:
-    width, height, horizon = 640, 480, 230
-    photo = Image.new("RGB", (width, height), sketch.sky)
-    draw = ImageDraw.Draw(photo)
-    draw.rectangle((0, horizon, width, height), fill=sketch.ground)
-    if sketch.surface == "street":
-        draw.polygon([(300, horizon), (340, horizon), (620, height), (20, height)], fill=(85, 85, 88))
-    things = {"wood": 60, "street": 14, "meadow": 8, "water": 25}.get(sketch.surface, 4)
-    # Over a river the trees stand on the other bank.
-    depths = 20 if sketch.surface == "water" else 120
-    for x, depth in sorted(random.uniform((0, 0), (width, 1), size=(things, 2)).tolist(), key=lambda t: t[1]):
-        _draw_thing(draw, sketch.surface, x, horizon + 20 + depths * depth, 30 + depths * depth)
-    grain = np.asarray(photo, float) + random.normal(0, 7, size=(height, width, 3))
-    made = Image.fromarray(grain.clip(0, 255).astype(np.uint8))
-    made.save(path, quality=88, exif=_position(*lonlat))
-
-
-def _draw_thing(draw: ImageDraw.ImageDraw, surface: str, x: float, foot: float, tall: float) -> None:
-    """Draw a house in the street, a tree anywhere else."""
-    if surface == "street":
-        draw.rectangle((x - tall / 2, foot - 1.3 * tall, x + tall / 2, foot), fill=(176, 160, 142))
-        draw.polygon(
-            [(x - tall / 2, foot - 1.3 * tall), (x, foot - 1.8 * tall), (x + tall / 2, foot - 1.3 * tall)],
-            fill=(140, 72, 58),
-        )
-        return
-    draw.rectangle((x - tall / 16, foot - tall / 2, x + tall / 16, foot), fill=(72, 54, 38))
-    draw.ellipse((x - tall / 3, foot - 1.3 * tall, x + tall / 3, foot - 0.4 * tall), fill=(48, 84, 40))
-
-
-def _position(lon: float, lat: float) -> Image.Exif:
-    """Say in EXIF where a photo was taken."""
-    exif = Image.Exif()
-    gps = ExifTags.GPS
-    exif[ExifTags.IFD.GPSInfo] = {
-        gps.GPSLatitudeRef: "N" if lat >= 0 else "S",
-        gps.GPSLatitude: _sexagesimal(abs(lat)),
-        gps.GPSLongitudeRef: "E" if lon >= 0 else "W",
-        gps.GPSLongitude: _sexagesimal(abs(lon)),
-    }
-    return exif
-
-
-def _sexagesimal(degrees: float) -> tuple[float, float, float]:
-    whole = math.floor(degrees)
-    minutes = math.floor((degrees - whole) * 60)
-    return float(whole), float(minutes), round((degrees - whole - minutes / 60) * 3600, 4)
+    path.with_suffix(".qml").write_text(style, encoding="utf-8")

@@ -1,49 +1,83 @@
-"""Render layers over a scene to PNG with QGIS's own renderer, styles and legend. Runs in QGIS's Python.
+"""Render maps to PNG with QGIS's own renderer, styles and legend. Runs in QGIS's Python.
 
-    QT_QPA_PLATFORM=offscreen /usr/bin/python3 tools/render.py picture.png TITLE scene.tif layer...
+    QT_QPA_PLATFORM=offscreen /usr/bin/python3 tools/render.py maps.json
 
-The layers lie over the scene from bottom to top, with the styles that were written beside them.
+The JSON is a list of objects with the fields of `Map`. Layers lie over the scene from bottom to top, with the
+styles that were written beside them; marks lie on top.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from qgis.core import (
     QgsApplication,
     QgsContrastEnhancement,
+    QgsFeature,
+    QgsGeometry,
     QgsLayerTree,
     QgsLayerTreeModel,
     QgsLegendRenderer,
     QgsLegendSettings,
+    QgsLineSymbol,
     QgsMapLayer,
     QgsMapRendererParallelJob,
     QgsMapSettings,
     QgsMarkerSymbol,
     QgsMultiBandColorRenderer,
-    QgsPalLayerSettings,
+    QgsPointXY,
     QgsProject,
     QgsRasterLayer,
     QgsRasterMinMaxOrigin,
     QgsRenderContext,
-    QgsTextBufferSettings,
-    QgsTextFormat,
     QgsVectorLayer,
-    QgsVectorLayerSimpleLabeling,
-    QgsWkbTypes,
 )
-from qgis.PyQt.QtCore import QPoint, QRectF, QSize, Qt
-from qgis.PyQt.QtGui import QColor, QFont, QImage, QPainter
+from qgis.PyQt.QtCore import QPoint, QSize
+from qgis.PyQt.QtGui import QColor, QImage, QPainter
 
-WIDTH = 1000
-HEADING = 46
 LEGEND_WIDTH = 400
 DOTS_PER_INCH = 120
-# The scene shines through, so that one sees what lies where.
-OPACITY = 0.72
 RASTER_SUFFIXES = {".tif", ".tiff"}
-LABEL_FIELDS = ("name", "id", "photo", "filename")
+# A photo's places: where its tag says, where it was taken, where the scene is most similar.
+MARKS = {
+    "tagged": {"name": "cross_fill", "color": "255,70,60", "angle": "45"},
+    "true": {"name": "circle", "color": "60,220,110"},
+    "best": {"name": "diamond", "color": "70,160,255"},
+    "photo": {"name": "circle", "color": "255,225,60"},
+    "wrong": {"name": "cross_fill", "color": "255,70,60", "angle": "45"},
+}
+# Of the map's width.
+MARK_SHARE = 0.03
+
+
+@dataclass(frozen=True)
+class Map:
+    """A picture to make.
+
+    Attributes:
+        picture: The PNG.
+        scene: The scene at the bottom.
+        layers: Over it, from bottom to top.
+        legend: Whether the layers' legend stands beside the map.
+        width: Of the map in pixels.
+        marks: Kind of `MARKS`, longitude and latitude.
+        lines: Pairs of longitude and latitude to join.
+        opacity: Of rasters over the scene, 0-1; what lies where shines through.
+        zoom: Whether the first layer's extent is shown and not the scene's.
+    """
+
+    picture: str
+    scene: str
+    layers: list[str] = field(default_factory=list)
+    legend: bool = False
+    width: int = 1000
+    marks: list[tuple[str, float, float]] = field(default_factory=list)
+    lines: list[list[tuple[float, float]]] = field(default_factory=list)
+    opacity: float = 0.72
+    zoom: bool = False
 
 
 def open_scene(path: str) -> QgsRasterLayer:
@@ -68,77 +102,89 @@ def _band(scene: QgsRasterLayer, name: str, otherwise: int) -> int:
     return min(otherwise, scene.bandCount())
 
 
-def open_layer(path: str) -> QgsMapLayer:
+def open_layer(path: str, opacity: float) -> QgsMapLayer:
     """Open an output with the style beside it."""
     name = Path(path).stem.replace("_", " ")
     if Path(path).suffix.lower() in RASTER_SUFFIXES:
         raster = QgsRasterLayer(path, name)
         if not raster.isValid():
             raise SystemExit(f"QGIS cannot open {path}")
-        raster.setOpacity(OPACITY)
+        raster.setOpacity(opacity)
         return raster
     vector = QgsVectorLayer(path, name)
     if not vector.isValid():
         raise SystemExit(f"QGIS cannot open {path}")
-    if vector.geometryType() == QgsWkbTypes.GeometryType.PointGeometry:
-        _mark(vector)
     return vector
 
 
-def _mark(points: QgsVectorLayer) -> None:
-    """Show points as marks with a name, where no style beside them says otherwise."""
-    renderer = points.renderer()
-    if renderer.type() == "singleSymbol":
-        mark = {"name": "star", "size": "5", "color": "255,240,0", "outline_color": "0,0,0"}
-        renderer.setSymbol(QgsMarkerSymbol.createSimple(mark))
-    field = next((name for name in LABEL_FIELDS if points.fields().indexOf(name) >= 0), None)
-    if field is None or points.labelsEnabled():
-        return
-    settings = QgsPalLayerSettings()
-    settings.isExpression = True
-    settings.fieldName = f'file_name("{field}")' if field == "photo" else f'"{field}"'
-    text = QgsTextFormat()
-    text.setSize(9)
-    buffer = QgsTextBufferSettings()
-    buffer.setEnabled(True)
-    buffer.setSize(0.8)
-    text.setBuffer(buffer)
-    settings.setFormat(text)
-    points.setLabeling(QgsVectorLayerSimpleLabeling(settings))
-    points.setLabelsEnabled(True)
+def mark_layers(wanted: Map) -> list[QgsVectorLayer]:
+    """Return layers in memory that show a map's lines and marks."""
+    layers = []
+    if wanted.lines:
+        layer = _memory("LineString", [[QgsPointXY(*place) for place in line] for line in wanted.lines])
+        look = {"color": "255,255,255", "width": "0.7", "line_style": "dash", "capstyle": "round"}
+        layer.renderer().setSymbol(QgsLineSymbol.createSimple(look))
+        layers.append(layer)
+    # Kinds in the order of the first mark, so that the last ones lie on top.
+    for kind in dict.fromkeys(kind for kind, *_ in wanted.marks):
+        layer = _memory("Point", [QgsPointXY(*place) for other, *place in wanted.marks if other == kind])
+        size = wanted.width * MARK_SHARE / DOTS_PER_INCH * 25.4
+        rim = {"outline_color": "20,20,20", "outline_width": f"{size / 10:.2f}"}
+        layer.renderer().setSymbol(
+            QgsMarkerSymbol.createSimple({**MARKS[kind], **rim, "size": f"{size:.2f}"})
+        )
+        layers.append(layer)
+    return layers
 
 
-def render(picture: str, title: str, layers: list[QgsMapLayer]) -> None:
-    """Draw the layers, bottom first, below a title and beside their legend."""
-    scene = layers[0]
+def _memory(kind: str, places: list[QgsPointXY] | list[list[QgsPointXY]]) -> QgsVectorLayer:
+    layer = QgsVectorLayer(f"{kind}?crs=EPSG:4326", "marks", "memory")
+    features = []
+    for place in places:
+        feature = QgsFeature()
+        make = QgsGeometry.fromPointXY if kind == "Point" else QgsGeometry.fromPolylineXY
+        feature.setGeometry(make(place))
+        features.append(feature)
+    layer.dataProvider().addFeatures(features)
+    layer.updateExtents()
+    return layer
+
+
+def render(wanted: Map, layers: list[QgsMapLayer], marks: list[QgsVectorLayer]) -> None:
+    """Draw the layers, bottom first, and the marks, with the legend beside them where it is wanted."""
+    sheet = _draw_map(layers + marks, layers[wanted.zoom], wanted.width)
+    if wanted.legend:
+        drawn = sheet
+        sheet = QImage(
+            drawn.width() + LEGEND_WIDTH, drawn.height(), QImage.Format.Format_ARGB32_Premultiplied
+        )
+        sheet.fill(QColor("white"))
+        painter = QPainter(sheet)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.drawImage(QPoint(0, 0), drawn)
+        painter.translate(drawn.width(), 0)
+        _draw_legend(painter, layers[:0:-1])
+        painter.end()
+    if not sheet.save(wanted.picture):
+        raise SystemExit(f"{wanted.picture} could not be written")
+
+
+def _draw_map(layers: list[QgsMapLayer], shown: QgsMapLayer, width: int) -> QImage:
     settings = QgsMapSettings()
     settings.setLayers(layers[::-1])
-    settings.setDestinationCrs(scene.crs())
+    settings.setDestinationCrs(shown.crs())
     settings.setTransformContext(QgsProject.instance().transformContext())
-    extent = scene.extent()
+    extent = shown.extent()
     settings.setExtent(extent)
     settings.setOutputDpi(DOTS_PER_INCH)
     # A degree of longitude is shorter than one of latitude; QGIS draws both alike, and so do we.
-    height = max(1, round(WIDTH * extent.height() / extent.width()))
-    settings.setOutputSize(QSize(WIDTH, height))
+    settings.setOutputSize(QSize(width, max(1, round(width * extent.height() / extent.width()))))
     job = QgsMapRendererParallelJob(settings)
     job.start()
     job.waitForFinished()
     if job.errors():
         raise SystemExit("; ".join(f"{error.layerID}: {error.message}" for error in job.errors()))
-    sheet = QImage(WIDTH + LEGEND_WIDTH, height + HEADING, QImage.Format.Format_ARGB32_Premultiplied)
-    sheet.fill(QColor("white"))
-    painter = QPainter(sheet)
-    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-    painter.setFont(QFont("Sans Serif", 15))
-    heading = QRectF(10, 0, WIDTH + LEGEND_WIDTH - 20, HEADING)
-    painter.drawText(heading, Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft, title)
-    painter.drawImage(QPoint(0, HEADING), job.renderedImage())
-    painter.translate(WIDTH, HEADING)
-    _draw_legend(painter, layers[:0:-1])
-    painter.end()
-    if not sheet.save(picture):
-        raise SystemExit(f"{picture} could not be written")
+    return job.renderedImage()
 
 
 def _draw_legend(painter: QPainter, layers: list[QgsMapLayer]) -> None:
@@ -158,13 +204,19 @@ def _draw_legend(painter: QPainter, layers: list[QgsMapLayer]) -> None:
 
 def main() -> None:
     """Render what the command line names."""
-    picture, title, scene, *paths = sys.argv[1:]
+    maps = [Map(**entry) for entry in json.loads(Path(sys.argv[1]).read_text("utf-8"))]
     application = QgsApplication([], True)
     application.initQgis()
-    layers = [open_scene(scene), *(open_layer(path) for path in paths)]
-    # The legend follows layers of the project only.
-    QgsProject.instance().addMapLayers(layers)
-    render(picture, title, layers)
+    # Stretching a scene takes longer than drawing it.
+    scenes = {path: open_scene(path) for path in dict.fromkeys(wanted.scene for wanted in maps)}
+    QgsProject.instance().addMapLayers(list(scenes.values()))
+    for wanted in maps:
+        layers = [open_layer(path, wanted.opacity) for path in wanted.layers]
+        marks = mark_layers(wanted)
+        # The legend follows layers of the project only.
+        QgsProject.instance().addMapLayers([*layers, *marks])
+        render(wanted, [scenes[wanted.scene], *layers], marks)
+        QgsProject.instance().removeMapLayers([layer.id() for layer in (*layers, *marks)])
     QgsProject.instance().clear()
     application.exitQgis()
 
