@@ -109,8 +109,8 @@ class FitOptions:
         seed: Of every draw.
     """
 
-    scenes: int = 1200
-    pixels: int = 12
+    scenes: int = 400
+    pixels: int = 24
     variety: Variety = Variety()
     penalty: float = 1e-3
     embedding_penalty: float = 0.3
