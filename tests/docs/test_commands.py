@@ -153,6 +153,8 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     if qgis is not None:
         # On Debian 12 the wrapper adds an option that the program does not know; the guide says so.
         (folder / "qgis_process").symlink_to(qgis)
+    # qgis_process crashes where the folder of its profile is missing.
+    (home / "profile").mkdir()
     plugins = home / "plugins"
     runpy.run_path(str(ROOT / "tools" / "stage.py"))["stage"](plugins)
     variables = {
