@@ -35,10 +35,12 @@ stage: setup
 plugin: setup
 	$(BIN)/python tools/package.py
 
-# make demo SCENE=scene.tif PHOTOS=photos.csv; without them a made-up scene.
+# demo/index.html: a city of the procedural world through the plugin, scored against the truth. For a scene of
+# yours: make demo SCENE=scene.tif PHOTOS=photos.csv, with MODEL and HEAD where they are not to be `demo`.
 demo: setup setup-qgis plugin
 	$(BIN)/python tools/demo.py --qgis-python $(QGIS_PYTHON) \
-		$(if $(SCENE),--scene "$(SCENE)") $(if $(PHOTOS),--photos "$(PHOTOS)")
+		$(if $(SCENE),--scene "$(SCENE)") $(if $(PHOTOS),--photos "$(PHOTOS)") \
+		$(if $(MODEL),--model "$(MODEL)") $(if $(HEAD),--head "$(HEAD)")
 
 # The pictures of docs/, taken of a QGIS window with the made-up scene.
 screenshots: setup setup-qgis
