@@ -272,7 +272,7 @@ def test_awkward_paths_work(detroit, tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"MODEL": "nothing"}, "no registered model 'nothing'; registered are: demo"),
+        ({"MODEL": "nothing"}, "no registered model 'nothing'; registered are: demo, demo-land-cover"),
         ({"MODEL": "/missing/model.safetensors"}, "/missing/model.safetensors"),
         ({"BANDS": "B2=1,B3"}, "some have a number and some have none"),
         ({"BANDS": "B77=1"}, "'B77' is not the name of a Sentinel-2 band"),

@@ -92,7 +92,7 @@ def test_dialog_offers_names_and_takes_any_text(provider, monkeypatch, tmp_path)
     dialog = QWidget()
     wrapper = wrappers.WidgetWrapperFactory.create_wrapper(algorithm.parameterDefinition("MODEL"), dialog)
     names = wrapper.widget.list
-    assert [names.itemText(i) for i in range(names.count())] == ["demo", "crops"]
+    assert [names.itemText(i) for i in range(names.count())] == ["demo", "crops", "demo-land-cover"]
     assert wrapper.value() == "demo"
     wrapper.setValue("/some/where/my model.safetensors")
     assert wrapper.value() == "/some/where/my model.safetensors"

@@ -27,7 +27,7 @@ from .made_scenes import made_scene
 pytestmark = pytest.mark.usefixtures("provider", "gair_python")
 
 #: The demo head's classes: value and colour.
-COLOURS = {1: "#419bdf", 2: "#397d49", 3: "#88b053", 4: "#7a87c6", 5: "#e49635", 6: "#c4281b", 7: "#a59b8f"}
+COLOURS = {1: "#419bdf", 2: "#397d49", 3: "#88b053", 4: "#e49635", 5: "#a59b8f", 6: "#c4281b", 7: "#a8ebff"}
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_translations_reach_titles_groups_and_help(provider):
     assert algorithm.displayName() == "EMBED A SCENE"
     assert algorithm.group() == "SCENES"
     assert algorithm.parameterDefinition("COMPONENTS").description() == "COMPONENTS"
-    assert algorithm.parameterDefinition("MODEL").help().endswith("REGISTERED NOW: demo.")
+    assert algorithm.parameterDefinition("MODEL").help().endswith("REGISTERED NOW: demo, demo-land-cover.")
     assert "COMPUTES THE EMBEDDING" in algorithm.shortHelpString()
 
 
