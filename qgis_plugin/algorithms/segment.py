@@ -33,7 +33,8 @@ class SegmentAlgorithm(GairAlgorithm):
         "<p>Gives every pixel of a Sentinel-2 scene a class, by a model with a segmentation head, and writes "
         "a raster with the names and colours of the classes. Pixels without data are 0.</p><p>The model "
         "<i>demo</i> knows seven classes of land cover, learned from an artificial world: it serves to "
-        "try things out, and no decision should rest on its maps.</p><p>A model for series sees several dates of one place at once: give the other dates as "
+        "try things out, and no decision should rest on its maps.</p><p>A model for series sees several "
+        "dates of one place at once: give the other dates as "
         "a series, or one layer that holds them all and how many bands a date has.</p>"
     )
 
