@@ -24,6 +24,7 @@ from gair_core.sentinel2.bands import BANDS
 from gair_core.world import World
 from gair_core.world.city import City
 from gair_core.world.writers import write_photos, write_points, write_polygons, write_scene
+from tests.core.evaluation.finished import finetuned, records
 from tests.core.finetune.layouts import make_burn_scars
 from tests.core.importers.test_croma import croma_weights
 from tests.core.importers.test_croma import write as write_croma
@@ -110,6 +111,16 @@ def official(path: Path) -> None:
     torch.save({"model": weights(SHARED)}, path)
 
 
+def finished_run(folder: Path) -> None:
+    """A finished run on species with its test records."""
+    finetuned(folder, "gair.safetensors", {"kind": "geo_prior"}, {"top_1": 0.6})
+    generator = np.random.default_rng(0)
+    rows = [
+        (lon, 50.0, number % 3, number % 5 // 2) for number, lon in enumerate(generator.uniform(8, 9, 60))
+    ]
+    records(folder, ("lon", "lat", "target", "prediction"), rows)
+
+
 def series(path: Path) -> None:
     """Seven dates in one file, one after another."""
     scene = path.with_name("scene.tif")
@@ -151,6 +162,7 @@ MAKERS: dict[str, Callable[[Path], object]] = {
     "labels.gpkg": polygons,
     "gair.safetensors": model,
     "GAIR.pth": official,
+    "runs/finetune/inat2018": finished_run,
     "data/gair/models/gair.safetensors": model,
     "probe.safetensors": probe,
     "change.safetensors": lambda path: head(LinearChangeHead, path),

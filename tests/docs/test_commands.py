@@ -153,12 +153,16 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     if qgis is not None:
         # On Debian 12 the wrapper adds an option that the program does not know; the guide says so.
         (folder / "qgis_process").symlink_to(qgis)
+    # Not the whole folder of .venv: QGIS's own Python takes a python3 on the PATH for its home, and crashes.
+    (folder / "gair").symlink_to(BIN / "gair")
+    (folder / "python").write_text(f'#!/bin/sh\nexec "{BIN}/python" "$@"\n', "utf-8")
+    (folder / "python").chmod(0o755)
     # qgis_process crashes where the folder of its profile is missing.
     (home / "profile").mkdir()
     plugins = home / "plugins"
     runpy.run_path(str(ROOT / "tools" / "stage.py"))["stage"](plugins)
     variables = {
-        "PATH": os.pathsep.join([str(folder), str(BIN), os.environ["PATH"]]),
+        "PATH": os.pathsep.join([str(folder), os.environ["PATH"]]),
         "STAGE": str(plugins),
         "QGIS_PLUGINPATH": str(plugins),
         "QGIS_CUSTOM_CONFIG_PATH": str(home / "profile"),
