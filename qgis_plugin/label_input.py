@@ -65,6 +65,9 @@ def export_labels(
     path = folder / f"{name}.gpkg"
     _write(rows, index, path, context)
     if layer is not None:
+        if context.temporaryLayerStore().mapLayer(layer.id()) is not None:
+            # Processing opened the file itself, without the style that it has in a project.
+            layer.loadDefaultStyle()
         layer.saveNamedStyle(str(path.with_suffix(".qml")))
     return str(path)
 

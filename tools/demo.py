@@ -47,6 +47,7 @@ class Sketch:
     legend: bool = False
     width: int = MAP_SIDE
     marks: list[tuple[str, float, float]] = field(default_factory=list)
+    mark_share: float = 0.022
     lines: list[list[tuple[float, float]]] = field(default_factory=list)
     opacity: float = 0.85
     zoom: bool = False
@@ -287,8 +288,9 @@ def _photo_maps(inputs: Inputs, scores: PhotoScores) -> Iterable[Sketch]:
             [str(layer)],
             # A window around a photo would be a speck in a large scene.
             zoom=inputs.world is None,
-            width=MAP_SIDE if score.wrong else SMALL_SIDE,
+            width=2 * SMALL_SIDE if score.wrong else SMALL_SIDE,
             marks=marks,
+            mark_share=0.07,
             lines=lines,
         )
 

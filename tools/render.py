@@ -49,8 +49,8 @@ MARKS = {
     "photo": {"name": "circle", "color": "255,225,60"},
     "wrong": {"name": "cross_fill", "color": "255,70,60", "angle": "45"},
 }
-# Of the map's width.
-MARK_SHARE = 0.03
+# Forests and water are dark; a stretch from the darkest to the brightest leaves them almost black.
+GAMMA = 1.7
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Map:
         legend: Whether the layers' legend stands beside the map.
         width: Of the map in pixels.
         marks: Kind of `MARKS`, longitude and latitude.
+        mark_share: Size of a mark as a share of the width.
         lines: Pairs of longitude and latitude to join.
         opacity: Of rasters over the scene, 0-1; what lies where shines through.
         zoom: Whether the first layer's extent is shown and not the scene's.
@@ -75,6 +76,7 @@ class Map:
     legend: bool = False
     width: int = 1000
     marks: list[tuple[str, float, float]] = field(default_factory=list)
+    mark_share: float = 0.022
     lines: list[list[tuple[float, float]]] = field(default_factory=list)
     opacity: float = 0.72
     zoom: bool = False
@@ -91,6 +93,7 @@ def open_scene(path: str) -> QgsRasterLayer:
         QgsContrastEnhancement.ContrastEnhancementAlgorithm.StretchToMinimumMaximum,
         QgsRasterMinMaxOrigin.Limits.CumulativeCut,
     )
+    scene.brightnessFilter().setGamma(GAMMA)
     return scene
 
 
@@ -120,15 +123,15 @@ def open_layer(path: str, opacity: float) -> QgsMapLayer:
 def mark_layers(wanted: Map) -> list[QgsVectorLayer]:
     """Return layers in memory that show a map's lines and marks."""
     layers = []
+    size = wanted.width * wanted.mark_share / DOTS_PER_INCH * 25.4
     if wanted.lines:
         layer = _memory("LineString", [[QgsPointXY(*place) for place in line] for line in wanted.lines])
-        look = {"color": "255,255,255", "width": "0.7", "line_style": "dash", "capstyle": "round"}
+        look = {"color": "255,255,255", "width": f"{size / 6:.2f}", "line_style": "dash", "capstyle": "round"}
         layer.renderer().setSymbol(QgsLineSymbol.createSimple(look))
         layers.append(layer)
     # Kinds in the order of the first mark, so that the last ones lie on top.
     for kind in dict.fromkeys(kind for kind, *_ in wanted.marks):
         layer = _memory("Point", [QgsPointXY(*place) for other, *place in wanted.marks if other == kind])
-        size = wanted.width * MARK_SHARE / DOTS_PER_INCH * 25.4
         rim = {"outline_color": "20,20,20", "outline_width": f"{size / 10:.2f}"}
         layer.renderer().setSymbol(
             QgsMarkerSymbol.createSimple({**MARKS[kind], **rim, "size": f"{size:.2f}"})

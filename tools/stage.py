@@ -18,7 +18,7 @@ STAGE = ROOT / "build" / "stage"
 NAME = "gair"
 
 # Whatever else lies about in a working tree (caches, editors' files, half-written outputs) stays out.
-SUFFIXES = {".json", ".md", ".py", ".qm", ".qml", ".safetensors", ".svg", ".txt", ".typed"}
+SUFFIXES = {".csv", ".html", ".json", ".md", ".py", ".qm", ".qml", ".safetensors", ".svg", ".txt", ".typed"}
 PLUGIN_FILES = ("metadata.txt", "LICENSE")
 CORE_FILES = ("pyproject.toml", "README.md", "LICENSE", "requirements.lock")
 

@@ -15,7 +15,8 @@ import pytest
 
 from .conftest import GAIR_PYTHON, ROOT
 
-SUFFIXES = {".json", ".md", ".py", ".qm", ".qml", ".safetensors", ".svg", ".txt", ".typed", ".toml", ".lock"}
+SUFFIXES = {".csv", ".html", ".json", ".lock", ".md", ".py", ".qm", ".qml", ".safetensors", ".svg", ".toml"}
+SUFFIXES |= {".txt", ".typed"}
 TOP = {"__init__.py", "metadata.txt", "LICENSE"}
 CORE = {"LICENSE", "README.md", "gair_core", "pyproject.toml", "requirements.lock"}
 MEGABYTE = 1e6

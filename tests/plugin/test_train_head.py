@@ -21,6 +21,7 @@ from qgis.core import (
     QgsRasterLayer,
     QgsRectangle,
     QgsRendererCategory,
+    QgsVectorFileWriter,
     QgsVectorLayer,
 )
 
@@ -91,6 +92,20 @@ def test_a_layer_in_memory_trains_a_model_with_its_colours(scene, tmp_path):
     values = gdal.Open(classes).ReadAsArray()
     assert np.mean(values[:, :55] == 1) > 0.95
     assert np.mean(values[:, 65:] == 2) > 0.95
+
+
+def test_the_style_beside_a_file_counts_without_a_project(scene, tmp_path):
+    layer, labels = label_layer(), tmp_path / "labels.geojson"
+    options = QgsVectorFileWriter.SaveVectorOptions()
+    options.driverName = "GeoJSON"
+    transformation = QgsProject.instance().transformContext()
+    QgsVectorFileWriter.writeAsVectorFormatV3(layer, str(labels), transformation, options)
+    layer.saveNamedStyle(str(labels.with_suffix(".qml")))
+    result = train(INPUT=str(scene), LABELS=str(labels), OUTPUT_MODEL=str(tmp_path / "m.safetensors"))
+    html = Path(result["REPORT"]).read_text(encoding="utf-8")
+    for colour in COLOURS.values():
+        channels = ",".join(str(int(colour[place : place + 2], 16)) for place in (1, 3, 5))
+        assert f"rgb({channels})" in html
 
 
 def test_only_selected_features_train(scene, tmp_path):
