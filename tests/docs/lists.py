@@ -39,6 +39,9 @@ NOT_RUN = {
     "make test": _WHOLE,
     "make demo": _WHOLE,
     "make demo SCENE=scene.tif PHOTOS=photos.csv": _WHOLE,
+    "python training/evaluate.py demo --store stores/world_tiny": (
+        "needs the whole store; tests/core/evaluation/test_demo.py measures on a small one"
+    ),
     "make docs": "tests/docs/test_pages.py builds the guide",
     "make plugin": "tests/plugin/test_package.py builds the plugin",
     "make screenshots": _WINDOW,
@@ -61,8 +64,11 @@ NOT_RUN = {
     "--index-url https://download.pytorch.org/whl/cu132": "needs Windows",
 }
 
-# Needs the developers' data folder, which holds weights in the layout of the authors' checkpoint.
-NEEDS_DATA = {".venv/bin/gair import official GAIR.pth gair.safetensors"}
+# Needs the developers' data folder: real scenes, and weights in the layout of the authors' checkpoint.
+NEEDS_DATA = {
+    ".venv/bin/gair import official GAIR.pth gair.safetensors",
+    "python training/evaluate.py demo --only-real --real FOLDER",
+}
 
 _WORLD = "--cities 8 --validation 2 --test 2 --photos 12 --size 96 --photo-size 48 --processes 1"
 _PRETRAIN = (
@@ -76,6 +82,7 @@ _FINETUNE = "epochs=1 batch_size=4 workers=0 accelerator=cpu"
 # Commands that would take minutes or hours get less to do: what is appended.
 SMALLER: dict[str, str] = {
     "training/build_world.py": _WORLD,
+    "training/demo.py": "--quick --processes 1",
     "training/pretrain.py": _PRETRAIN,
     "training/evaluate.py retrieval": _RETRIEVAL,
     "training/finetune.py": _FINETUNE,

@@ -53,7 +53,7 @@ def is_quick(step: Step) -> bool:
 
 def with_inputs(text: str) -> str:
     """What is typed for a command: on our inputs, and with less to do where it would take long."""
-    for placeholder, name in PLACEHOLDERS.items():
+    for placeholder, name in {**PLACEHOLDERS, "FOLDER": str(SHARED / "data")}.items():
         text = re.sub(rf"(?<![\w./-]){re.escape(placeholder)}(?![\w.=-])", name, text)
     more = [words for start, words in SMALLER.items() if start in text and "--dry-run" not in text]
     return " ".join([text, *more]) if "--print-config" not in text else text
