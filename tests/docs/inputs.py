@@ -57,12 +57,12 @@ def photos(folder: Path) -> None:
 
 def points(path: Path) -> Path:
     """Points with the columns of the photos' table that the guide learns from, beside the photos."""
-    views = city().photo_positions(8)
+    views = city().photo_positions(40)
     write_points(path, write_photos(city(), path.parent / "photos", views, DAY, size=64), views)
     table = gpd.read_file(path)
-    table["roof"] = ["flat", "gabled"] * 4
-    table["species"] = ["oak", "lime"] * 4
-    table["noise"] = np.linspace(40, 70, 8)
+    table["roof"] = ["flat", "gabled"] * 20
+    table["species"] = ["oak", "lime"] * 20
+    table["noise"] = np.linspace(40, 70, 40)
     table["city"] = city().name
     table.to_file(path)
     return path
