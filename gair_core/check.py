@@ -199,7 +199,10 @@ def check(request: CheckRequest, progress: Progress | None = None) -> CheckResul
             progress.raise_if_cancelled()
             progress.report(index / len(_TESTS), name)
             outcomes.append(_run(name, test, case))
-    retrieval = None if request.retrieval is None else check_retrieval(request.retrieval, model, progress)
+    retrieval = None
+    if request.retrieval is not None:
+        progress.report(0.95, "retrieval")
+        retrieval = check_retrieval(request.retrieval, model, progress)
     failed = [outcome for outcome in outcomes if outcome.outcome == "fail"]
     for outcome in failed:
         progress.log("warning", f"The self-test '{outcome.name}' failed: {outcome.detail}")

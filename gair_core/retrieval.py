@@ -122,7 +122,7 @@ def check_retrieval(folder: Path, model: GAIR, progress: Progress) -> RetrievalC
         folder: Holds ``photos.csv`` with the columns ``id``, ``photo``, ``scene`` (paths relative to the
             folder), ``lon`` and ``lat`` (degrees, the place of the photo within the scene).
         model: A model with scene encoder and photo encoder, on the device that computes.
-        progress: May cancel.
+        progress: Its log says what is doubtful about a scene; may cancel.
 
     Raises:
         BadInputError: The folder is laid out otherwise, a photo's place is outside its scene, a file cannot
@@ -142,7 +142,7 @@ def check_retrieval(folder: Path, model: GAIR, progress: Progress) -> RetrievalC
     places, percentiles = [], []
     for row, photo in enumerate(photos):
         progress.raise_if_cancelled()
-        view = _open_scene(table, row, model.config.remote_sensing)
+        view = _open_scene(table, row, model.config.remote_sensing, progress)
         place, percentile = _compare(model, view, photo)
         places.append(place)
         percentiles.append(percentile)
@@ -216,10 +216,12 @@ def _read_table(folder: Path) -> PhotoTable:
     return table
 
 
-def _open_scene(table: PhotoTable, row: int, config: RemoteSensingConfig) -> _View:
+def _open_scene(table: PhotoTable, row: int, config: RemoteSensingConfig, progress: Progress) -> _View:
     path = table.source.parent / str(table.frame["scene"].iloc[row])
     place = table.lonlat[row : row + 1]
     with Scene.open(path, gsd=None) as scene:
+        for warning in scene.warnings:
+            progress.log("warning", warning)
         footprint = scene.native.footprint
         uv = footprint.uv(place)[0]
         if not footprint.contains(uv[None])[0]:

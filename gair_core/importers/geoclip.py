@@ -56,7 +56,7 @@ def package_weights() -> Path:
     if path is None or not path.is_file():
         raise BadInputError(
             "The weights of GeoCLIP come with the Python package geoclip, which is not installed here.",
-            "Install it: pip install 'gair-core[geoclip]', or give a file of the weights.",
+            "Fetch them: gair download geoclip. Or install it: pip install 'gair-core[geoclip]'.",
         )
     return path
 

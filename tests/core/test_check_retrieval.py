@@ -121,6 +121,15 @@ def test_it_looks_at_the_photos_place(pairs, colourist):
     assert result.verdict == "wrong"
 
 
+def test_a_doubtful_scene_is_named(pairs, colourist):
+    path = pairs / "queries/red.tif"
+    with rasterio.open(path, "r+") as dataset:
+        dataset.write(dataset.read() + np.uint16(1000))
+    progress = Progress()
+    check_retrieval(pairs, colourist, progress)
+    assert [warning for warning in progress.warnings if "red.tif" in warning and "offset" in warning]
+
+
 def test_swapped_photos_are_wrong_and_fail_the_check(pairs, colourist):
     table = (pairs / "photos.csv").read_text()
     swapped = table.replace("red.png", "x.png").replace("green.png", "red.png").replace("x.png", "green.png")
