@@ -23,6 +23,9 @@ LATER: Final = date(2026, 7, 2)
 _FAR: Final = 1500.0
 """A wrong tag lies at least so many metres from the truth."""
 
+_POLYGON_REACH: Final = 80.0
+"""In metres: 200 pixels are as many as anybody needs of one patch, and training waits for each."""
+
 _FOREST: Final = ("forest",)
 _TOWN: Final = ("dense built-up", "sparse built-up")
 _OPEN: Final = ("crops", "grass", "bare soil")
@@ -93,7 +96,7 @@ def write_demo(
     return DemoFiles(
         scene=write_scene(place, folder / "scene.tif", DAY),
         land_cover=write_land_cover(place, folder / "land_cover.tif", DAY),
-        polygons=write_polygons(place, folder / "polygons.gpkg", DAY),
+        polygons=write_polygons(place, folder / "polygons.gpkg", DAY, reach=_POLYGON_REACH),
         later=write_scene(place, folder / "later.tif", LATER),
         later_land_cover=write_land_cover(place, folder / "later_land_cover.tif", LATER),
         photos=folder / "photos",

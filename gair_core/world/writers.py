@@ -229,7 +229,9 @@ def write_roads(city: City, path: str | Path) -> Path:
     return write_vector(frame, Path(path), secrets.token_hex(4))
 
 
-def write_polygons(city: City, path: str | Path, when: date, *, per_class: int = 8, seed: int = 0) -> Path:
+def write_polygons(
+    city: City, path: str | Path, when: date, *, per_class: int = 8, seed: int = 0, reach: float = 150.0
+) -> Path:
     """Write training polygons as a person would draw them: some patches of each class, clear of their edges.
 
     Classes whose patches are all narrower than two pixels, such as roads, may have none.
@@ -240,6 +242,7 @@ def write_polygons(city: City, path: str | Path, when: date, *, per_class: int =
         when: The day.
         per_class: How many polygons of each class at most.
         seed: Another seed chooses other patches.
+        reach: How far a polygon reaches from a point of it at most, metres.
 
     Raises:
         BadInputError: The file cannot be written.
@@ -252,7 +255,7 @@ def write_polygons(city: City, path: str | Path, when: date, *, per_class: int =
         inner = shapely.geometry.shape(geometry).buffer(-5)
         largest = max(getattr(inner, "geoms", [inner]), key=lambda part: part.area)
         if largest.area >= _SMALLEST_POLYGON * 100:
-            found[int(value)].append(_handy(largest, rng))
+            found[int(value)].append(_handy(largest, rng, reach))
     rows = [
         (LAND_COVER[number], number + 1, patches[choice])
         for number, patches in found.items()
@@ -264,7 +267,7 @@ def write_polygons(city: City, path: str | Path, when: date, *, per_class: int =
     return write_vector(frame, path, secrets.token_hex(4))
 
 
-def _handy(patch: shapely.Geometry, rng: np.random.Generator, reach: float = 150.0) -> shapely.Geometry:
+def _handy(patch: shapely.Geometry, rng: np.random.Generator, reach: float) -> shapely.Geometry:
     """Cut a large patch down to what one would draw, around a random point of it."""
     west, south, east, north = patch.bounds
     inside = patch.representative_point()
