@@ -18,7 +18,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -130,7 +130,7 @@ def _configuration(options: argparse.Namespace) -> PretrainConfig:
 
 
 @contextlib.contextmanager
-def _interruptible(progress: Progress):  # noqa: ANN202 (a generator of nothing)
+def _interruptible(progress: Progress) -> Iterator[None]:
     """Let Ctrl-C cancel between two cities or scenes; training has a handler of its own."""
     before = signal.signal(signal.SIGINT, lambda *_: progress.cancel())
     try:
