@@ -17,6 +17,7 @@ import torch
 from gair_core.config import GAIRConfig, RemoteSensingConfig, StreetViewConfig
 from gair_core.head_checkpoint import POINT_HEAD_KINDS, load_head, load_point_head, needed_parts
 from gair_core.heads.base import BaseHead, Head, HeadClass
+from gair_core.heads.pixel_features import PixelFeatures
 from gair_core.heads.point import PointHead
 from gair_core.version import __version__
 
@@ -114,7 +115,7 @@ def _common(info: InfoResult) -> Json:
         ("source", provenance.source),
         ("licence", provenance.licence),
         ("training data", provenance.training_data),
-        ("written by", f"gair_core {__version__}"),
+        ("described by", f"gair_core {__version__}"),
     )
     fields: Json = {
         "title": info.title,
@@ -180,6 +181,8 @@ def _inputs(head: BaseHead | None, config: GAIRConfig) -> list[Json]:
     found = []
     if config.remote_sensing is not None:
         found.append(_scene_input(config.remote_sensing, head))
+        if isinstance(head, Head) and head.pixel_features is not None:
+            found.append(_pixel_input(config.remote_sensing, head.pixel_features))
     if config.street_view is not None:
         found.append(_photo_input(config.street_view))
     if config.location is not None:
@@ -214,6 +217,22 @@ def _scene_input(scenes: RemoteSensingConfig, head: BaseHead | None) -> Json:
             "format": "python",
             "expression": "gair_core.sentinel2.bands:normalize",
             "description": f"the scaling above, {steps}",
+        },
+    }
+
+
+def _pixel_input(scenes: RemoteSensingConfig, features: PixelFeatures) -> Json:
+    windows = " and ".join(f"{side} x {side}" for side in features.windows)
+    means = f", then their means over {windows} pixels" if windows else ""
+    shape = [_BATCH, features.count, scenes.tile_size, scenes.tile_size]
+    return {
+        "name": "pixels",
+        "description": f"The ten bands of the scene's own pixels, reflectance x 10000, not scaled{means}.",
+        "bands": [],
+        "input": {"shape": shape, "dim_order": _image_order(), "data_type": "float32"},
+        "pre_processing_function": {
+            "format": "python",
+            "expression": "gair_core.inference.pixel_bands:read_features",
         },
     }
 

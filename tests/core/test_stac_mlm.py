@@ -24,6 +24,8 @@ from gair_core.heads import (
     LinearChangeHead,
     LinearHead,
     LocationRegression,
+    PixelLinearConfig,
+    PixelLinearHead,
     PointHeadConfig,
 )
 from gair_core.info import InfoRequest, run
@@ -164,6 +166,17 @@ def test_two_dates_are_an_axis_of_the_input(model, tmp_path):
     structure = item["properties"]["mlm:input"][0]["input"]
     assert structure["shape"] == [-1, 2, 10, 96, 96]
     assert structure["dim_order"] == ["batch", "time", "channel", "height", "width"]
+
+
+def test_pixels_that_a_head_reads_are_an_input_of_their_own(model, tmp_path):
+    head = PixelLinearHead(PixelLinearConfig(embed_dim=16), HeadMetadata(classes=CLASSES))
+    save_head(head, tmp_path / "pixels.safetensors", model)
+    item = item_of(tmp_path / "pixels.safetensors")
+    check(item)
+    scene, pixels = item["properties"]["mlm:input"]
+    assert (scene["name"], pixels["name"]) == ("scene", "pixels")
+    assert pixels["input"]["shape"] == [-1, 30, 96, 96]
+    assert "3 x 3 and 5 x 5" in pixels["description"]
 
 
 def test_a_regression_of_places(model, tmp_path):

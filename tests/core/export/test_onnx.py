@@ -41,7 +41,7 @@ from gair_core.inference import segment as module
 from gair_core.inference.segment import SegmentRequest, segment
 from gair_core.model import GAIR
 from gair_core.progress import Progress
-from gair_core.sentinel2.bands import BANDS
+from gair_core.sentinel2.bands import BANDS, canonical_name
 from tests.core.export.deepness import Deepness
 from tests.core.inference import scenes
 
@@ -145,6 +145,12 @@ def exported(heads, tmp_path_factory):
     return export
 
 
+def run_segment(scene, output, head, **options) -> np.ndarray:
+    segment(SegmentRequest(scene=str(scene), output=str(output), model=str(head), **options))
+    with rasterio.open(output) as dataset:
+        return dataset.read(1)
+
+
 def segment_with_logits(scene, head, output, monkeypatch, **options):
     """Run `gair segment` and return its classes, the logits behind them and where it has data."""
     strips = []
@@ -155,9 +161,7 @@ def segment_with_logits(scene, head, output, monkeypatch, **options):
 
     original = module.class_values
     monkeypatch.setattr(module, "class_values", recording)
-    segment(SegmentRequest(scene=str(scene), output=str(output), model=str(head), **options))
-    with rasterio.open(output) as dataset:
-        classes = dataset.read(1)
+    classes = run_segment(scene, output, head, **options)
     logits, valid = (np.concatenate([np.asarray(strip[i]) for strip in strips], axis=1 - i) for i in (0, 1))
     return classes, logits, valid
 
@@ -360,3 +364,27 @@ def test_the_command_and_a_head_that_names_its_encoder(heads, tmp_path, capsys):
     assert result["tile_size"] == 192
     assert Deepness(output).overlap == 48
     assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]
+
+
+@pytest.mark.slow
+def test_the_demos_land_cover_of_a_real_scene_in_deepness(shared, tmp_path):
+    """Nine tiles of each; they differ only where tiles meet, which Deepness cuts and segment blends."""
+    source = shared / "data/laos_scene/majortom_199U_1099R_20200223_12b_10m.tif"
+    with rasterio.open(source) as dataset:
+        order = [[canonical_name(one) for one in dataset.descriptions].index(name) + 1 for name in BANDS]
+        window = Window(200, 300, 480, 480)
+        stored = dataset.read(order, window=window)
+        profile = {"driver": "GTiff", "count": 10, "height": 480, "width": 480, "dtype": stored.dtype}
+        profile |= {"crs": dataset.crs, "transform": dataset.window_transform(window)}
+    with rasterio.open(tmp_path / "scene.tif", "w", **profile) as dataset:
+        dataset.write(stored)
+        dataset.descriptions = BANDS
+    output = tmp_path / "cover.onnx"
+    export_checkpoint(ExportRequest(kind="onnx", model="demo-land-cover", output=str(output)))
+    found = Deepness(output).map(stored.transpose(1, 2, 0))
+    classes = run_segment(tmp_path / "scene.tif", tmp_path / "a.tif", "demo-land-cover", offset=0)
+    head, _ = load_head("demo-land-cover")
+    same = np.array([0, *(one.value for one in head.classes)])[found] == classes
+    print(f"{same.mean():.4f} of the pixels agree, {same[:144, -144:].mean():.4f} within the first tile")
+    assert same.mean() > 0.97
+    assert same[:144, -144:].mean() > 0.9999
