@@ -42,6 +42,8 @@ NOT_RUN = {
     "python training/evaluate.py demo --store stores/world_tiny": (
         "needs the whole store; tests/core/evaluation/test_demo.py measures on a small one"
     ),
+    """echo '{"inputs": {"INPUT": "scene.tif", "OUTPUT": "classes.tif"}}' | """
+    "qgis_process run gair:segment -": "needs QGIS 3.24; tests/plugin/test_qgis_process.py does it where it is",
     "make docs": "tests/docs/test_pages.py builds the guide",
     "make plugin": "tests/plugin/test_package.py builds the plugin",
     "make screenshots": _WINDOW,
@@ -72,9 +74,10 @@ NEEDS_DATA = {
 
 _WORLD = "--cities 8 --validation 2 --test 2 --photos 12 --size 96 --photo-size 48 --processes 1"
 _PRETRAIN = (
-    "model.preset=tiny steps=4 epochs=null precision=32-true accelerator=cpu sampling.batch_size=4 "
-    "data.workers=0 objective.bank_capacity=8 evaluation.every=null save_every=2 basis_components=4 "
-    "basis_samples=8 model.remote_sensing.tile_size=64"
+    "model.preset=tiny steps=4 precision=32-true accelerator=cpu sampling.batch_size=4 data.workers=0 "
+    "objective.bank_capacity=8 save_every=2 basis_components=4 basis_samples=8 "
+    "model.remote_sensing.tile_size=64 evaluation.every=0 evaluation.gallery=2 evaluation.galleries=1 "
+    "evaluation.localized=2"
 )
 _RETRIEVAL = "--gallery 2 --per-city 1 --galleries 2 --localized 2"
 _FINETUNE = "epochs=1 batch_size=4 workers=0 accelerator=cpu"

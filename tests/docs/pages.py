@@ -23,10 +23,7 @@ WINDOWS = {"bat", "powershell"}
 READ = {"text", "json", "toml", "ini"}
 
 # An inline piece of code that begins with a program and goes on is a command; `gair embed` alone is a name.
-_INLINE = re.compile(
-    r"(?:gair|qgis_process) [\w-]+ .+|(?:make|python|pip|sudo|echo|\.venv/bin/\w+) .+"
-    r"|(?:benchmarks|training)/\w+\.py .+"
-)
+_INLINE = re.compile(r"(?:gair|qgis_process) [\w-]+ .+|(?:make|python|pip|sudo|echo|\.venv/bin/\w+) .+")
 # A snippet that begins with a name is saved under it and does nothing by itself.
 _FILE = re.compile(r"# (\w+\.py)\n")
 
