@@ -132,6 +132,8 @@ def _parse() -> argparse.Namespace:
 def _inputs(options: argparse.Namespace) -> Inputs:
     folder = (options.output / (options.scene.stem if options.scene else "world")).absolute()
     (folder / "maps").mkdir(parents=True, exist_ok=True)
+    for earlier in (folder / "maps").glob("*.png"):
+        earlier.unlink()
     if options.scene is not None:
         photos = None if options.photos is None else options.photos.absolute()
         return Inputs(folder, options.scene.absolute(), photos, None)
@@ -301,8 +303,6 @@ def render_maps(qgis_python: str, sketches: list[Sketch]) -> None:
     Raises:
         SystemExit: It failed; what it said stands in the message.
     """
-    for sketch in sketches:
-        Path(sketch.picture).unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="gair-maps-") as folder:
         wanted = Path(folder) / "maps.json"
         wanted.write_text(json.dumps([asdict(sketch) for sketch in sketches]), encoding="utf-8")
