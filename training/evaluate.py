@@ -27,7 +27,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import torch
 from world_store import WorldSize, draw_world
 
 from gair_core import checkpoint
@@ -36,7 +35,7 @@ from gair_core.errors import BadInputError, CancelledError, GairError
 from gair_core.evaluation.comparison import compare
 from gair_core.evaluation.costs import costs_as_csv, costs_as_text, costs_as_values, read_costs
 from gair_core.evaluation.demo import as_text as held_out_as_text
-from gair_core.evaluation.demo import held_out_figures, real_as_text, real_figures
+from gair_core.evaluation.demo import held_out_figures, real_as_text, real_figures, untrained_like
 from gair_core.evaluation.geo_bias import RADIUS_KM
 from gair_core.evaluation.printing import as_csv, as_json, as_text
 from gair_core.evaluation.records import geo_bias_as_text, geo_bias_as_values, run_geo_bias
@@ -204,8 +203,7 @@ def _retrieval(options: argparse.Namespace) -> None:
     )
     metrics = {"model": _measure(model, store, options, config)}
     if not options.no_untrained:
-        torch.manual_seed(options.seed)
-        untrained = GAIR(model.config).to(options.device).eval()
+        untrained = untrained_like(model, options.seed).to(options.device)
         metrics["untrained"] = _measure(untrained, store, options, config)
     print(f"{'':36}{''.join(f'{name:>12}' for name in metrics)}")
     for name in metrics["model"]:
