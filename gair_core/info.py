@@ -273,7 +273,7 @@ def _describe_head(head: Mapping[str, Any]) -> list[Line]:
     lines: list[Line] = []
     config = rest.pop("config", None) or {}
     if "head_kind" in rest:
-        sizes = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in config.items())
+        sizes = ", ".join(_describe_size(name, value) for name, value in config.items())
         lines.append(("head", f"{rest.pop('head_kind')}, {sizes}"))
     accuracy = rest.pop("accuracy", None) or {}
     if classes := rest.pop("classes", []):
@@ -285,6 +285,15 @@ def _describe_head(head: Mapping[str, Any]) -> list[Line]:
         lines.append(("accuracy", f"{measured} ({accuracy.get('data') or 'unknown data'})"))
     lines += _describe_encoder(rest.pop("backbone", None) or {}, rest.pop("encoder", None))
     return lines + [(key.replace("_", " "), str(value)) for key, value in rest.items() if value is not None]
+
+
+def _describe_size(name: str, value: Any) -> str:  # noqa: ANN401 (whatever a head's configuration holds)
+    name = name.replace("_", " ")
+    if isinstance(value, Mapping):
+        return f"{name}: " + "; ".join(_describe_size(*one) for one in value.items())
+    if isinstance(value, (list, tuple)):
+        return f"{name} " + ", ".join(map(str, value))
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
 
 
 def _table_of_classes(classes: Sequence[Any], metrics: Mapping[str, Mapping[str, float]]) -> str:

@@ -99,7 +99,8 @@ def test_the_demo_says_what_it_is():
 
 def test_the_demos_head_says_what_it_is():
     text = info("demo-land-cover").text()
-    assert "pixel linear" in text
+    assert "pixel_linear, embed dim 128, pixels: windows 3, 5; gsd 10" in text
+    assert "{" not in text
     assert "no real imagery" in text
     assert all(one.name in text for one in CLASSES)
 
@@ -135,7 +136,7 @@ def test_a_head_reads_well(tmp_path, embedded):
     lines = text.splitlines()
     begin = next(index for index, line in enumerate(lines) if line.startswith("classes:"))
     rows = [line.split(None, 2 if index else 3) for index, line in enumerate(lines[begin : begin + 8])]
-    assert rows[0] == ["classes:", "value", "colour", "name         iou   f1"]
+    assert rows[0] == ["classes:", "value", "colour", "name          iou   f1"]
     assert [row[:2] for row in rows[1:3]] == [["1", "#419bdf"], ["2", "#397d49"]]
     assert rows[1][2].split() == ["water", "0.9"]
     assert rows[7][2].split() == ["snow", "and", "ice", "0.25", "0.4"]
