@@ -43,7 +43,7 @@ NOT_RUN = {
         "needs the whole store; tests/core/evaluation/test_demo.py measures on a small one"
     ),
     """echo '{"inputs": {"INPUT": "scene.tif", "OUTPUT": "classes.tif"}}' | """
-    "qgis_process run gair:segment -": "needs QGIS 3.24; tests/plugin/test_qgis_process.py does it where it is",
+    "qgis_process run gair:segment -": "needs QGIS 3.24; tests/plugin/test_qgis_process.py does it there",
     "make docs": "tests/docs/test_pages.py builds the guide",
     "make plugin": "tests/plugin/test_package.py builds the plugin",
     "make screenshots": _WINDOW,
