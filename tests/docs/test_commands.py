@@ -81,6 +81,7 @@ def enter(page: str, folder: Path, library: Library, monkeypatch: pytest.MonkeyP
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv("XDG_DATA_HOME", str(folder / "data"))
     monkeypatch.delenv("GAIR_MODELS", raising=False)
+    monkeypatch.setenv("PWD", str(folder))
 
 
 @pytest.mark.parametrize(
