@@ -186,6 +186,7 @@ def _json(values: object) -> str:
 
 def _write(path: Path, text: str) -> None:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise BadInputError(f"{path} cannot be written: {error.strerror}.") from None
@@ -209,7 +210,7 @@ def _retrieval(options: argparse.Namespace) -> None:
     for name in metrics["model"]:
         print(f"{name:36}{''.join(f'{column[name]:12.4g}' for column in metrics.values())}")
     if options.json is not None:
-        options.json.write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+        _write(options.json, _json(metrics))
     if options.figures is not None:
         _draw(model, store, options, config)
 
