@@ -10,6 +10,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import rasterio
 import torch
 
@@ -63,8 +64,7 @@ def points(path: Path) -> Path:
     table["roof"] = ["flat", "gabled"] * 20
     table["species"] = ["oak", "lime"] * 20
     table["noise"] = np.linspace(40, 70, 40)
-    # A place of several cities, so that some can be held out.
-    table["city"] = [f"City {number // 5}" for number in range(40)]
+    table["city"] = city().name
     table.to_file(path)
     return path
 
@@ -139,6 +139,21 @@ def scenes(folder: Path) -> None:
     scene_of(DAY)(folder / "first.tif")
 
 
+def cities(folder: Path) -> None:
+    """Scenes of four cities far from each other, and a table of their photos."""
+    folder.mkdir()
+    tables = []
+    for number in range(4):
+        one = World(2024).city(number, 96)
+        write_scene(one, folder / f"{number}.tif", DAY)
+        views = one.photo_positions(6)
+        paths = write_photos(one, folder / "photos", views, DAY, size=64)
+        names = [path.relative_to(folder).as_posix() for path in paths]
+        lon, lat = views.positions.T
+        tables.append(pd.DataFrame({"photo": names, "lon": lon, "lat": lat, "city": one.name}))
+    pd.concat(tables).to_csv(folder / "photos.csv", index=False)
+
+
 def photo(path: Path) -> None:
     write_photos(city(), path.parent, city().photo_positions(1), DAY, size=64)[0].rename(path)
 
@@ -171,6 +186,7 @@ MAKERS: dict[str, Callable[[Path], object]] = {
     "CROMA_base.pt": lambda path: write_croma(path, croma_weights(width=768, depth=1)),
     "photo.jpg": photo,
     "scenes": scenes,
+    "cities": cities,
     "data/hls_burn_scars": make_burn_scars,
 }
 

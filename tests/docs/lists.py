@@ -15,8 +15,8 @@ PLACEHOLDERS = {
     "TASK": "embed",
     "FILE": "gair.safetensors",
     "/folder/that/holds/gair": "$STAGE",
-    # A product that lies where the photos do would be a gigabyte.
-    "scenes/*.SAFE": "scene.tif",
+    # Photos of several cities and their scenes, small ones.
+    "photos.csv scenes/*.SAFE": "cities/photos.csv cities/*.tif",
 }
 
 # Names that a page's snippets take for granted.
@@ -85,6 +85,7 @@ _FINETUNE = "epochs=1 batch_size=4 workers=0 accelerator=cpu"
 # Commands that would take minutes or hours get less to do: what is appended.
 SMALLER: dict[str, str] = {
     "training/build_world.py": _WORLD,
+    "training/build_dataset.py": "--validation 0.25 --test 0.25",
     "training/demo.py": "--quick --processes 1",
     "training/pretrain.py": _PRETRAIN,
     "training/evaluate.py retrieval": _RETRIEVAL,
