@@ -68,7 +68,7 @@ COLUMNS = {
 BUILT_UP = ("dense built-up", "sparse built-up")
 # Student's t, two-sided 95 %, of 2, 3, ... pairs; beyond the last one it is a little too wide.
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-# About half the tokens of the small run: 24 cells in less than two hours on two cores.
+# About half the tokens of the small run: 24 cells in about an hour and a half on two cores.
 SMALL = ("model.remote_sensing.tile_size=48", "model.street_view.image_size=64")
 QUICK = (
     "model.embed_dim=16",
@@ -233,7 +233,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to all cells")
     parser.add_argument("--store", type=Path, default=Path("stores/world_tiny"), help="%(default)s")
     parser.add_argument("--output", type=Path, default=Path("runs/ablation"), help="%(default)s")
-    parser.add_argument("--budget", type=int, default=600, help="steps of a cell (%(default)s)")
+    parser.add_argument("--budget", type=int, default=400, help="steps of a cell (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of a row (%(default)s)")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS, metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--table", action="store_true", help="print the finished cells alone")
