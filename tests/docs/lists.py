@@ -51,6 +51,7 @@ NOT_RUN = {
     "make setup PYTHON=python3.12": _WHOLE,
     "sudo apt install python3-venv": _ROOT,
     "gair download gair --accept-licence": _DOWNLOAD,
+    ".venv/bin/gair download gair --accept-licence": _DOWNLOAD,
     "gair download gair --file checkpoint.pth --accept-licence": _DOWNLOAD,
     "gair check --retrieval examples/rs_to_sv_retrieval --model gair": _DOWNLOAD,
     'GAIR_PYTHON="$PWD/.venv/bin/python" qgis': _WINDOW,
@@ -68,7 +69,6 @@ NOT_RUN = {
 
 # Needs the developers' data folder: real scenes, and weights in the layout of the authors' checkpoint.
 NEEDS_DATA = {
-    ".venv/bin/gair import official GAIR.pth gair.safetensors",
     "python training/evaluate.py demo --only-real --real FOLDER",
 }
 
