@@ -107,7 +107,7 @@ class TrainHeadAlgorithm(TableAlgorithm):
     def _declare_outputs(self) -> None:
         self.add(
             QgsProcessingParameterFileDestination(
-                "OUTPUT_MODEL", tr("Model"), tr("GAIR checkpoints (*.safetensors)")
+                "OUTPUT_MODEL", tr("Segmentation model"), tr("GAIR checkpoints (*.safetensors)")
             ),
             tr(
                 "The model to write. Put into the folder {folder}, it is offered by its name everywhere."
