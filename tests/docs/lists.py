@@ -14,7 +14,6 @@ PLACEHOLDERS = {
     "HEAD": "probe.safetensors",
     "TASK": "embed",
     "FILE": "gair.safetensors",
-    "/folder/that/holds/gair": "$STAGE",
     # Photos of several cities and their scenes, small ones.
     "photos.csv scenes/*.SAFE": "cities/photos.csv cities/*.tif",
 }

@@ -162,7 +162,6 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     runpy.run_path(str(ROOT / "tools" / "stage.py"))["stage"](plugins)
     return {
         "PATH": os.pathsep.join([str(folder), os.environ["PATH"]]),
-        "STAGE": str(plugins),
         "QGIS_PLUGINPATH": str(plugins),
         "GAIR_PYTHON": str(BIN / "python"),
         "QT_QPA_PLATFORM": "offscreen",
