@@ -58,8 +58,8 @@ class TableAlgorithm(GairAlgorithm):
         """
         text = tr(
             "A layer of photos in any CRS and format, for example of 'Import geotagged photos', or a table "
-            "with columns of longitude and latitude. Fields such as heading and projection_type are "
-            "understood: panoramas are seen in several directions."
+            "with columns of longitude and latitude. Of panoramas, which a field such as projection_type "
+            "tells, the view to the front counts."
         )
         self.add(
             QgsProcessingParameterFeatureSource("PHOTOS", tr("Photos"), list(kinds)),
