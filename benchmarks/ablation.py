@@ -68,7 +68,7 @@ COLUMNS = {
 BUILT_UP = ("dense built-up", "sparse built-up")
 # Student's t, two-sided 95 %, of 2, 3, ... pairs; beyond the last one it is a little too wide.
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-# About half the tokens of the small run: 24 cells in about an hour and a half on two cores.
+# About half the tokens of the small run: 24 cells in two hours of processor time.
 SMALL = ("model.remote_sensing.tile_size=48", "model.street_view.image_size=64")
 QUICK = (
     "model.embed_dim=16",
