@@ -39,7 +39,9 @@ def test_the_conversation(tmp_path: Path) -> None:
     said = [json.loads(line) for who, line in lines if who == "<"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     worker = subprocess.Popen(COMMAND, cwd=tmp_path, **pipes, text=True)
-    threading.Timer(300, worker.kill).start()
+    limit = threading.Timer(300, worker.kill)
+    limit.daemon = True  # pytest would wait for it when it ends
+    limit.start()
     heard: dict[object, list[dict[str, Any]]] = defaultdict(list)
     waiting: list[object] = ["ready"]
 
@@ -64,6 +66,7 @@ def test_the_conversation(tmp_path: Path) -> None:
     hear()
     worker.stdin.close()
     assert worker.wait(10) == 0
+    limit.cancel()
     for answer in said:
         key = "ready" if "ready" in answer else answer["id"]
         assert any(fits(one, answer) for one in heard[key]), (answer, heard[key])
