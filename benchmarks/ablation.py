@@ -4,8 +4,8 @@
     python benchmarks/ablation.py
     python benchmarks/ablation.py --seeds 5 --budget 2000 accelerator=cuda precision=bf16-mixed
 
-Each cell (variant, seed) takes training/configs/world_tiny.yaml with scenes of 480 m and photos of 64 px, which
-halves its time, the changes of the variant's own file, and the budget in place of its epochs; further
+Each cell (variant, seed) takes training/configs/world_tiny.yaml with scenes of 480 m and photos of 64 px,
+which halves its time, the changes of the variant's own file, and the budget in place of its epochs; further
 ``key=value`` hold for all. Finished cells stay in
 ``cells.jsonl``: run it again to go on, to add seeds, or to print the table alone. A seed gives all variants
 the same order of samples, windows and augmentation, so differences are paired.

@@ -42,6 +42,7 @@ CLASSES: Final = make_classes(
 )
 """Classes of the head, in the order of its logits."""
 
+_WATER: Final = 0
 # The world's classes by those of the head. The world's roads are left out: in the country they are a pixel
 # of mixed field and gravel, in towns they lie among what is built up anyway.
 _MERGED: Final = {
@@ -54,6 +55,10 @@ _MERGED: Final = {
     "sparse built-up": "built-up",
     "snow and ice": "snow and ice",
 }
+
+# Light that glinting water adds to each band, DN, and its deviation from pixel to pixel.
+_GLINT: Final = (100.0, 1500.0)
+_WAVES: Final = 0.06
 
 Values = npt.NDArray[np.float32]
 # Green reflectance of muddy water under haze stays below, DN; that of ice does not.
@@ -73,6 +78,7 @@ class Variety:
         haze: Part of thick haze that is added; only ever more, and in two of three scenes.
         offset: Level of all bands, DN: what atmospheric correction leaves.
         noise: Of single pixels, DN.
+        glint: How often the sun glints on a scene's water; the world's own never shines.
     """
 
     gain: float = 0.12
@@ -81,10 +87,22 @@ class Variety:
     haze: float = 0.25
     offset: float = 40.0
     noise: float = 15.0
+    glint: float = 0.4
 
-    def vary(self, dn: Values, rng: np.random.Generator) -> Values:
-        """Return another scene of the same ground, DN, (10, H, W), at least 1."""
+    def vary(self, dn: Values, water: npt.NDArray[np.bool_], rng: np.random.Generator) -> Values:
+        """Return another scene of the same ground.
+
+        Args:
+            dn: The scene, DN, (10, H, W).
+            water: Where it shows water, (H, W).
+            rng: Source of every draw.
+
+        Returns:
+            DN of the same shape, from 1 to 16000.
+        """
         bands = len(dn)
+        if rng.random() < self.glint:
+            dn = _glinting(dn, water, rng)
         middle = np.median(dn, axis=(1, 2), keepdims=True)
         varied = middle + (dn - middle) * np.exp(rng.normal(0, self.contrast))
         gain = np.exp(rng.normal(0, self.gain) + rng.normal(0, self.band_gain, bands))
@@ -92,6 +110,13 @@ class Variety:
         varied = varied * gain[:, None, None] + haze[:, None, None] + rng.normal(0, self.offset)
         varied += rng.normal(0, self.noise, dn.shape)
         return np.asarray(np.clip(varied, 1, 16000), dtype=np.float32)
+
+
+def _glinting(dn: Values, water: npt.NDArray[np.bool_], rng: np.random.Generator) -> Values:
+    """Return the scene with waves that mirror the sun: as much light in every band, here more, there less."""
+    light = rng.uniform(*_GLINT) * (1 + _WAVES * rng.normal(size=water.shape)) * water
+    # The air takes a little more of the short waves on the way.
+    return np.asarray(dn + light * np.linspace(1.0, 0.9, len(dn))[:, None, None], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -154,7 +179,7 @@ def merged_target(example: SceneExample, data: SceneData) -> npt.NDArray[np.int6
     # The last place serves IGNORED, which is -1.
     merged = np.array([*index, IGNORED], dtype=np.int64)[example.target]
     # To the world a frozen lake is water; what a scene shows is ice.
-    frozen = (merged == ours["water"]) & (example.dn[0, BANDS.index("B3")] > _BRIGHTEST_WATER)
+    frozen = (merged == _WATER) & (example.dn[0, BANDS.index("B3")] > _BRIGHTEST_WATER)
     merged[frozen] = ours["snow and ice"]
     return merged
 
@@ -183,8 +208,9 @@ def collect_pixels(
     embeddings, bands, targets = [], [], []
     for done, index in enumerate(chosen.tolist()):
         example = data.read(split, index)
-        dn = options.variety.vary(example.dn[0], rng)
-        target = merged_target(example, data).ravel()
+        labels = merged_target(example, data)
+        dn = options.variety.vary(example.dn[0], labels == _WATER, rng)
+        target = labels.ravel()
         places = _draw(target, options.pixels, rng)
         z, features = _see(model, dn)
         embeddings.append(z[:, places].T.numpy())
