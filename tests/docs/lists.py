@@ -29,6 +29,7 @@ uv, lonlat = torch.rand(1, 5, 2), torch.tensor([[11.5, 48.1]])
 }
 
 _WHOLE = "it sets up environments, or runs everything; that the target exists is tested"
+_CHECKOUT = "checks or changes the checkout itself; that the target exists is tested"
 _ROOT = "needs an administrator"
 _WINDOW = "opens QGIS's window"
 _DOWNLOAD = "needs the network; tests/core/weights and tests/core/test_check_retrieval.py do it without"
@@ -43,6 +44,9 @@ NOT_RUN = {
     ),
     """echo '{"inputs": {"INPUT": "scene.tif", "OUTPUT": "classes.tif"}}' | """
     "qgis_process run gair:segment -": "needs QGIS 3.24; tests/plugin/test_qgis_process.py does it there",
+    "make check": _CHECKOUT,
+    "make format": _CHECKOUT,
+    "make lock": _CHECKOUT,
     "make docs": "tests/docs/test_pages.py builds the guide",
     "make plugin": "tests/plugin/test_package.py builds the plugin",
     "make screenshots": _WINDOW,

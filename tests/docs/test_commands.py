@@ -97,7 +97,7 @@ def test_quick_steps(
     enter(page, tmp_path, library, monkeypatch)
     names: dict[str, Any] = {"__name__": "__main__"}
     wrong = [problem_of(step, names, monkeypatch, capsys) for step in STEPS[page] if is_quick(step)]
-    assert list(filter(None, wrong)) == [], "\n\n".join(wrong)
+    assert not any(wrong), "\n\n".join(filter(None, wrong))
 
 
 def problem_of(
@@ -197,7 +197,7 @@ def test_all_steps(  # noqa: PLR0917 (they are fixtures)
         problem_of(step, names, monkeypatch, capsys) if is_quick(step) else problem_in_shell(step, programs)
         for step in todo
     ]
-    assert list(filter(None, wrong)) == [], "\n\n".join(wrong)
+    assert not any(wrong), "\n\n".join(filter(None, wrong))
 
 
 def problem_in_shell(step: Step, programs: dict[str, str]) -> str:
