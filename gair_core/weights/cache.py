@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
 import platformdirs
+from filelock import FileLock, Timeout
 
 from gair_core.errors import BadInputError, DownloadError
 from gair_core.progress import Progress
@@ -23,6 +26,8 @@ Authority = Literal["this package", "you", "the first download", "the server", "
 _BLOCK = 1 << 20
 # The part of the work, after the transfer, that is left for the checksum.
 _CHECKSUM_SHARE = 0.05
+# Somebody who waits for another process sees a cancel this often, in seconds.
+_POLL = 0.2
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ def obtain(
 ) -> Weights:
     """Return the file of a source, from the cache where it lies there whole, else from its address.
 
+    Of several processes that want the same file one fetches it and the others wait for it.
+
     Args:
         source: What to fetch.
         given: Checksum that the user gave, hexadecimal, or empty.
@@ -76,20 +83,76 @@ def obtain(
 
     Raises:
         DownloadError: As `Transfer.fetch`, or the file has another checksum; then it is removed.
-        BadInputError: The disk is too small.
+        BadInputError: The disk is too small, or the cache cannot be written.
         CancelledError: The user cancelled; what has arrived is kept.
     """
+    weights = _from_cache(source, given, progress)
+    if weights is not None:
+        return weights
+    path = cached_path(source)
+    with _writing_to(path.parent), _alone(path, progress) as waited:
+        weights = _from_cache(source, given, progress) if waited else None
+        return weights or _fetch(source, given, progress, end, Patience() if patience is None else patience)
+
+
+def _from_cache(source: Source, given: str, progress: Progress) -> Weights | None:
+    """Return the file that lies in the cache; None when there is none, or not the right one."""
     path = cached_path(source)
     wanted, authority = _wanted(source, given)
-    if wanted and path.is_file():
-        progress.report(0.0, "comparing the checksum of the file in the cache")
-        if checksum(path, progress) == wanted:
-            return Weights(path, wanted, authority, _recorded_revision(path))
-        progress.log("warning", f"{path} has been damaged or replaced since; it is fetched again.")
+    if not wanted or not path.is_file():
+        return None
+    progress.report(0.0, "comparing the checksum of the file in the cache")
+    if checksum(path, progress) == wanted:
+        return Weights(path, wanted, authority, _recorded_revision(path))
+    progress.log("warning", f"{path} has been damaged or replaced since; it is fetched again.")
+    return None
+
+
+@contextlib.contextmanager
+def _alone(path: Path, progress: Progress) -> Iterator[bool]:
+    """Let nobody else fetch this file; gives whether another process had to end before.
+
+    The lock is the system's and ends with the process that holds it, however that ends; its empty file stays.
+    """
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    waited = False
+    while not lock.is_locked:
+        progress.raise_if_cancelled()
+        try:
+            lock.acquire(timeout=_POLL)
+        except Timeout:
+            if not waited:
+                progress.log("info", f"Another process is fetching {path}: waiting for it.")
+            waited = True
+    try:
+        yield waited
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    """Make the folder, and name it where the system refuses something there.
+
+    Raises:
+        BadInputError: It cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise BadInputError(
+            f"The folder of downloads {folder} cannot be written: {error.strerror or error}.",
+            f"Let the variable {VARIABLE} name a folder that you may write to.",
+        ) from error
+
+
+def _fetch(source: Source, given: str, progress: Progress, end: float, patience: Patience) -> Weights:
+    """Fetch the file and compare its checksum, as `obtain` says."""
+    path = cached_path(source)
+    wanted, authority = _wanted(source, given)
     size = source.size if source.size_is_exact else None
-    transfer = Transfer(
-        source.address, path, size, wanted, by_hand(source), Patience() if patience is None else patience
-    )
+    transfer = Transfer(source.address, path, size, wanted, by_hand(source), patience)
     published = transfer.fetch(progress, (0.0, end - _CHECKSUM_SHARE))
     if not wanted and published.sha256:
         wanted, authority = published.sha256, "the server"

@@ -8,10 +8,13 @@ import importlib.util
 import io
 import json
 import re
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from filelock import FileLock
 
 import gair_core
 from gair_core.cli import main
@@ -95,13 +98,22 @@ def unknown(monkeypatch, wheel_site):
     )
 
 
+def wait_until(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def run(progress=None, **values):
     request = DownloadRequest.parse({"name": "geoclip", "accept_licence": True, **values})
     return download(request, progress or Progress())
 
 
 def files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """Return what lies there, apart from the empty files that locks are made of."""
+    found = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return sorted(str(path.relative_to(folder)) for path in found)
 
 
 def assert_is_the_import(model: GAIR, tmp_path):
@@ -147,6 +159,49 @@ def test_a_broken_transfer_goes_on(pinned, wheel_site, tmp_path):
     run()
     assert_is_the_import(gair_core.load("geoclip"), tmp_path)
     assert wheel_site.sent == len(wheel_site.content)
+
+
+def test_of_two_at_once_one_fetches_and_the_other_waits(pinned, wheel_site, tmp_path, monkeypatch):
+    """The first falls silent on the way; the second must touch nothing until that one has ended."""
+    monkeypatch.setattr(cache, "Patience", transfer.Patience)
+    wheel_site.silent_at = 3000
+    first, second = Log(), Log()
+    with ThreadPoolExecutor(2) as pool:
+        fetching = pool.submit(run, first, output=str(tmp_path / "first.safetensors"))
+        wait_until(lambda: any(message.startswith("3.0 kB of") for _, message in first.reports))
+        waiting = pool.submit(run, second, output=str(tmp_path / "second.safetensors"))
+        wait_until(lambda: any("waiting for it" in message for message in second.messages))
+        assert len(wheel_site.requests) == 1
+        wheel_site.silent_at = None
+        first.cancel()
+        with pytest.raises(CancelledError):
+            fetching.result(10)
+        assert waiting.result(10).sha256 == pinned.sha256
+    assert [headers.get("Range") for _, headers in wheel_site.requests] == [None, "bytes=3000-"]
+    assert_is_the_import(gair_core.load(tmp_path / "second.safetensors"), tmp_path)
+
+
+def test_who_has_waited_takes_what_the_other_one_fetched(pinned, wheel_site):
+    path = run().file
+    content = path.read_bytes()
+    path.unlink()
+    log = Log()
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(path.with_name(f"{path.name}.lock")):
+            waiting = pool.submit(run, log)
+            wait_until(lambda: any("waiting for it" in message for message in log.messages))
+            path.write_bytes(content)
+        assert waiting.result(10).sha256 == pinned.sha256
+    assert len(wheel_site.requests) == 1
+
+
+def test_a_cache_that_cannot_be_written(pinned, wheel_site, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file"))
+    with pytest.raises(BadInputError, match="cannot be written") as caught:
+        run()
+    assert "GAIR_CACHE" in caught.value.hint
+    assert wheel_site.requests == []
 
 
 def test_nothing_happens_without_the_licence(pinned, wheel_site, tmp_path, capsys):
