@@ -107,14 +107,13 @@ class InfoResult(Result):
             ("total", f"{sum(self.parameters.values()):,} parameters"),
         ]
         lines += [] if self.config is None else _describe_config(self.config)
-        lines += _describe_head(self.head)
+        lines += _describe_head(self.head) if self.kind == "head" else []
         if self.config is not None:
             lines.append(("PCA basis", "none" if self.basis is None else _describe_basis(self.basis)))
-        lines += [
-            (key.replace("_", " "), str(value))
-            for key, value in self.provenance.model_dump().items()
-            if value not in ("", {})
-        ]
+        known = self.provenance.model_dump(exclude={"metrics"})
+        lines += [(key.replace("_", " "), value) for key, value in known.items() if value]
+        if metrics := self.provenance.metrics:
+            lines.append(("metrics", "\n".join(_measured(*one) for one in metrics.items())))
         lines.append(("fingerprint", self.fingerprint + ("" if self.intact else " DOES NOT FIT THE WEIGHTS")))
         width = max(len(label) for label, _ in lines) + 1
         # Tables stand in the column of the values.
@@ -281,10 +280,14 @@ def _describe_head(head: Mapping[str, Any]) -> list[Line]:
     if targets := rest.pop("targets", []):
         lines.append(("predicts", ", ".join(_target(one) for one in targets)))
     if metrics := accuracy.get("metrics"):
-        measured = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics.items())
+        measured = ", ".join(_measured(*one) for one in metrics.items())
         lines.append(("accuracy", f"{measured} ({accuracy.get('data') or 'unknown data'})"))
     lines += _describe_encoder(rest.pop("backbone", None) or {}, rest.pop("encoder", None))
     return lines + [(key.replace("_", " "), str(value)) for key, value in rest.items() if value is not None]
+
+
+def _measured(name: str, value: float) -> str:
+    return f"{name.replace('_', ' ')} {value:.4g}"
 
 
 def _describe_size(name: str, value: Any) -> str:  # noqa: ANN401 (whatever a head's configuration holds)

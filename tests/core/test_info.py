@@ -95,6 +95,9 @@ def test_the_demo_says_what_it_is():
     assert "small, trained on a procedural world" in text
     assert "no real imagery" in text
     assert "untrained" not in text
+    assert "photo to scene recall 1 0.27\n" in text
+    assert "{" not in text
+    assert "\nencoder:" not in text  # it needs none but itself
 
 
 def test_the_demos_head_says_what_it_is():
