@@ -151,8 +151,9 @@ def _fetch(source: Source, given: str, progress: Progress, end: float, patience:
     """Fetch the file and compare its checksum, as `obtain` says."""
     path = cached_path(source)
     wanted, authority = _wanted(source, given)
-    size = source.size if source.size_is_exact else None
-    transfer = Transfer(source.address, path, size, wanted, by_hand(source), patience)
+    transfer = Transfer(
+        source.address, path, source.size, source.size_is_exact, wanted, by_hand(source), patience
+    )
     published = transfer.fetch(progress, (0.0, end - _CHECKSUM_SHARE))
     if not wanted and published.sha256:
         wanted, authority = published.sha256, "the server"

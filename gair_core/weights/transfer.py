@@ -59,7 +59,8 @@ class Transfer:
     Attributes:
         address: Where it is.
         path: Where it goes; it gets this name only from the caller, who has checked it.
-        size: Bytes that it must have; None when nobody knows.
+        size: Bytes that it must have.
+        size_is_exact: Whether it must have just as many; else at least as many.
         sha256: Checksum that it must have, hexadecimal; empty when nobody knows. The caller compares the
             bytes; here a server that publishes another one is told apart before they are fetched.
         by_hand: The way out for a user without a connection, one sentence.
@@ -68,7 +69,8 @@ class Transfer:
 
     address: str
     path: Path
-    size: int | None
+    size: int
+    size_is_exact: bool
     sha256: str
     by_hand: str
     patience: Patience = field(default_factory=Patience)
@@ -89,7 +91,7 @@ class Transfer:
             What the server says of the file.
 
         Raises:
-            DownloadError: No connection, a refusal, another length than `size`; or it broke off too often.
+            DownloadError: No connection, a refusal, a length that does not fit; or it broke off too often.
                 What has arrived is kept where it is of use, and the message says so.
             BadInputError: The disk is too small.
             CancelledError: The user cancelled; what has arrived is kept.
@@ -157,12 +159,8 @@ class Transfer:
             )
         if answer.status not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
             raise self._refused(answer)
-        if self.size is not None and answer.length not in (None, self.size):
-            self.forget()
-            raise DownloadError(
-                f"{self.address} has {answer.length} bytes, wanted {self.size}: it is another file.",
-                self.by_hand,
-            )
+        if answer.length is not None:
+            self._check_length(answer.length)
         published = answer.published.sha256
         if self.sha256 and published and published != self.sha256:
             self.forget()
@@ -176,12 +174,20 @@ class Transfer:
         ):
             self.forget()
             raise _BrokenError("the server went on with another file or at another place")
-        length = answer.length or self.size
-        if length is not None:
-            require_space(self.path.parent, length - answer.start)
+        require_space(self.path.parent, (answer.length or self.size) - answer.start)
+
+    def _check_length(self, length: int) -> None:
+        """Refuse another file, such as the page of a proxy that asks to sign in."""
+        if length == self.size or (length > self.size and not self.size_is_exact):
+            return
+        self.forget()
+        least = "" if self.size_is_exact else "at least "
+        raise DownloadError(
+            f"{self.address} has {length} bytes, wanted {least}{self.size}: it is another file.", self.by_hand
+        )
 
     def _receive(self, body: Generator[Answer | bytes, None, None], answer: Answer, meter: _Meter) -> None:
-        length = answer.length or self.size
+        length = answer.length or (self.size if self.size_is_exact else None)
         meter.begin(answer.start, length)
         arrived = answer.start
         try:
@@ -197,6 +203,7 @@ class Transfer:
             raise self._full_disk() from None
         if length is not None and arrived != length:
             raise _BrokenError(f"the transfer ended after {arrived} of {length} bytes")
+        self._check_length(arrived)
 
     def _full_disk(self) -> DownloadError:
         return DownloadError(

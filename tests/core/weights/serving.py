@@ -19,6 +19,7 @@ class Site:
         content: The file.
         etag: Its ETag, None for none.
         ranges: Whether the server can send a part.
+        tells_length: Whether it says how long an answer is.
         statuses: Answered first, one a request, with `headers`.
         break_at: Bytes of the body after which the connection is cut, once.
         silent_at: Bytes of the body after which nothing more comes.
@@ -32,6 +33,7 @@ class Site:
     content: bytes
     etag: str | None = '"one"'
     ranges: bool = True
+    tells_length: bool = True
     statuses: list[int] = field(default_factory=list)
     break_at: int | None = None
     silent_at: int | None = None
@@ -91,8 +93,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _head(self, status: int, length: int, **headers: str) -> None:
         self.send_response(status)
-        etag = {} if self.site.etag is None else {"ETag": self.site.etag}
-        for name, value in {"Content-Length": str(length), **etag, **headers, **self.site.headers}.items():
+        known = {} if self.site.etag is None else {"ETag": self.site.etag}
+        if self.site.tells_length:
+            known["Content-Length"] = str(length)
+        for name, value in {**known, **headers, **self.site.headers}.items():
             self.send_header(name, value)
         self.send_header("Connection", "close")
         self.end_headers()

@@ -41,8 +41,9 @@ class Log(Progress):
         self.messages.append(message)
 
 
-def make(site: Site, folder: Path, patience=ONCE, size=None, sha256="") -> Transfer:
-    return Transfer(site.address, folder / "sub" / "file.bin", size, sha256, "Fetch it by hand.", patience)
+def make(site: Site, folder: Path, patience=ONCE, *, size=1, exact=False, sha256="") -> Transfer:
+    path = folder / "sub" / "file.bin"
+    return Transfer(site.address, path, size, exact, sha256, "Fetch it by hand.", patience)
 
 
 def fetch(transfer: Transfer, progress=None):
@@ -55,7 +56,7 @@ def ranges(site: Site) -> list[str | None]:
 
 def test_whole(site, tmp_path):
     log = Log()
-    transfer = make(site, tmp_path, size=len(CONTENT))
+    transfer = make(site, tmp_path, size=len(CONTENT), exact=True)
     fetch(transfer, log)
     assert transfer.part.read_bytes() == CONTENT
     transfer.finish()
@@ -105,7 +106,7 @@ def test_it_begins_again_where_the_rest_would_not_fit(site, tmp_path, how):
     site.ranges = how != "no ranges"
     transfer = make(site, tmp_path)
     if how == "other address":
-        transfer = Transfer(f"{site.address}?v=2", transfer.path, None, "", "", ONCE)
+        transfer = Transfer(f"{site.address}?v=2", transfer.path, 1, False, "", "", ONCE)
     if how == "no state":
         (transfer.part.with_name("file.bin.part.json")).write_text("{")
     fetch(transfer)
@@ -142,8 +143,19 @@ def test_a_file_that_became_shorter_begins_again(site, tmp_path):
 
 
 def test_another_length_is_refused_before_the_transfer(site, tmp_path):
-    transfer = make(site, tmp_path, size=len(CONTENT) + 1)
-    with pytest.raises(DownloadError, match="has 1024000 bytes, wanted 1024001"):
+    for exact, wanted in ((True, "wanted 1024001"), (False, "wanted at least 1024001")):
+        transfer = make(site, tmp_path, size=len(CONTENT) + 1, exact=exact)
+        with pytest.raises(DownloadError, match=f"has 1024000 bytes, {wanted}: it is another file"):
+            fetch(transfer)
+        assert list(transfer.path.parent.iterdir()) == []
+    assert len(site.requests) == 2
+
+
+def test_a_page_in_place_of_the_file_is_refused_where_nobody_tells_its_length(site, tmp_path):
+    """As a proxy does that asks to sign in: it must not become the first download of unknown weights."""
+    site.content, site.tells_length = b"<html>", False
+    transfer = make(site, tmp_path, size=1000)
+    with pytest.raises(DownloadError, match="has 6 bytes, wanted at least 1000"):
         fetch(transfer)
     assert list(transfer.path.parent.iterdir()) == []
 
@@ -216,7 +228,8 @@ def test_nobody_there(tmp_path):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    transfer = Transfer(f"http://127.0.0.1:{port}/f", tmp_path / "f", None, "", "Fetch it by hand.", THRICE)
+    address = f"http://127.0.0.1:{port}/f"
+    transfer = Transfer(address, tmp_path / "f", 1, False, "", "Fetch it by hand.", THRICE)
     with pytest.raises(DownloadError, match=r"could not be fetched.*3 attempts") as caught:
         fetch(transfer)
     assert "HTTPS_PROXY" in caught.value.hint
