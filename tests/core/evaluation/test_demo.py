@@ -44,6 +44,7 @@ def test_the_demo_holds_on_real_scenes(shared):
     assert found["germany_polygons/sen2.tif", "accuracy within polygons"] >= 0.6
     assert found["germany_polygons/sen2.tif", "water found as water"] >= 0.9
     assert found["world_patches/patch_74721.tif", "water"] >= 0.95
+    assert found["world_patches/patch_57755.tif", "water"] >= 0.95
     assert found["eurosat_order/SeaLake_3000.tif", "water"] >= 0.95
     assert found["world_patches/patch_25630.tif", "snow and ice"] >= 0.9
     assert found["world_patches/patch_502692.tif", "trees"] >= 0.9
