@@ -63,7 +63,7 @@ def by_hand(source: Source) -> str:
     """Return the way out of a failing network."""
     return (
         f"Or fetch {source.address} by hand, with a browser or on another machine, and give the file: gair "
-        f"download {source.name} --file PATH"
+        f"download {source.name} --file PATH --accept-licence"
     )
 
 

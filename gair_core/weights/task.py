@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 from pydantic_settings import CliPositionalArg
 
 from gair_core.checkpoint import read_entry
 from gair_core.errors import BadInputError, CancelledError, CheckpointError
 from gair_core.importers.task import ImportRequest, ImportResult, convert
+from gair_core.inference.outputs import Destination, check_destinations
 from gair_core.progress import Progress, Quiet
 from gair_core.registry import find, user_folder
 from gair_core.task import Request, Result, Task
@@ -42,10 +45,9 @@ class DownloadRequest(Request):
     )
     file: Path | None = Field(None, description="use this file, fetched by hand, in place of the network")
     accept_licence: bool = Field(False, description="you have read the licence and accept it")
-    sha256: str = Field(
+    sha256: Annotated[str, StringConstraints(pattern="^([0-9a-fA-F]{64})?$", to_lower=True)] = Field(
         "",
-        pattern="^([0-9a-f]{64})?$",
-        description="checksum that the file must have, where this package knows none (gair)",
+        description="checksum that the file must have, hexadecimal; for gair, of which none is known",
     )
     dry_run: bool = Field(False, description="only say what would be fetched, its size and where it would go")
 
@@ -95,7 +97,8 @@ def download(request: DownloadRequest, progress: Progress) -> DownloadResult:
 
     Raises:
         DownloadError: The file cannot be fetched, or is not the one that it should be.
-        BadInputError: The licence was not accepted, a disk is too small, or the output is somebody else's.
+        BadInputError: The licence was not accepted, a disk is too small, the output cannot be written, is
+            the file itself or is somebody else's.
         CheckpointError: The file is no such checkpoint.
         CancelledError: The user cancelled.
     """
@@ -116,13 +119,11 @@ def download(request: DownloadRequest, progress: Progress) -> DownloadResult:
             f"The licence of {source.title} was not accepted: {source.licence}",
             f"Read it at {source.page} and, if you agree, add --accept-licence.",
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
+    _prepare(output, request.file)
     require_space(output.parent, source.size)
     weights = _fetch(request, source, progress)
     progress.report(_DOWNLOAD_SHARE, "importing")
-    with _unpacked(source, weights) as path:
-        values = {"kind": source.kind, "paths": [str(path), str(output)]}
-        imported = convert(ImportRequest.model_validate(values), Quiet(progress), _origin(source, weights))
+    imported = _import(source, weights, output, Quiet(progress))
     _say_when_hidden(plan.name, output, progress)
     progress.report(1.0, "done")
     found = {"file": weights.path, "sha256": weights.sha256, "authority": weights.authority}
@@ -130,17 +131,35 @@ def download(request: DownloadRequest, progress: Progress) -> DownloadResult:
 
 
 def _check_request(request: DownloadRequest, source: Source, output: Path) -> None:
-    if request.sha256 and source.sha256:
+    if request.sha256 and source.sha256 not in ("", request.sha256):
         raise BadInputError(
             f"The checksum of {source.name} is fixed in this package: {source.sha256}.", "Leave out --sha256."
         )
-    if request.output is not None and not request.output.parent.is_dir():
-        raise BadInputError(f"There is no folder {request.output.parent}.", "Create it first.")
-    if request.output is None and output.is_file() and not _is_ours(output):
+    if request.output is not None:
+        _check_destination(output, request.file)
+    elif output.is_file() and not _is_ours(output):
         raise BadInputError(
             f"{output} is another model of yours, which would be replaced.",
             "Rename it, or give --output another name.",
         )
+
+
+def _check_destination(output: Path, file: Path | None) -> None:
+    """Refuse, before an hour of transfer, what could not be written after it."""
+    inputs = [] if file is None else [file]
+    check_destinations([Destination(output, (".safetensors",))], token=secrets.token_hex(4), inputs=inputs)
+
+
+def _prepare(output: Path, file: Path | None) -> None:
+    """Make the folder of the models where there is none yet."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(
+            f"The models folder {output.parent} cannot be made: {error.strerror or error}.",
+            "Give --output a file in another folder.",
+        ) from error
+    _check_destination(output, file)
 
 
 def _is_ours(path: Path) -> bool:
@@ -161,6 +180,22 @@ def _fetch(request: DownloadRequest, source: Source, progress: Progress) -> Weig
         raise CancelledError(
             "cancelled; what has arrived is kept", "Run the same command again to go on."
         ) from None
+
+
+def _import(source: Source, weights: Weights, output: Path, progress: Progress) -> ImportResult:
+    with _unpacked(source, weights) as path:
+        values = {"kind": source.kind, "paths": [str(path), str(output)]}
+        try:
+            return convert(ImportRequest.model_validate(values), progress, _origin(source, weights))
+        except CheckpointError as error:
+            if source.sha256 or weights.path != cached_path(source):
+                raise
+            # Nobody knows that these are the right bytes, and the next run would take them from the cache.
+            raise CheckpointError(
+                error.message,
+                f"Remove the folder {weights.path.parent} and run the same command again to fetch another "
+                f"one. What {source.page} says of the file may have changed since this version was made.",
+            ) from error
 
 
 @contextlib.contextmanager

@@ -271,9 +271,12 @@ def test_other_weights_at_the_same_address_are_refused_until_they_are_trusted(un
 def test_a_given_checksum_is_for_what_has_none(pinned, unknown, wheel_site, monkeypatch):
     with pytest.raises(DownloadError, match=r"wanted 2{64} \(says you\)"):
         run(sha256="2" * 64)
+    # As PowerShell's Get-FileHash prints it.
+    assert run(sha256=sha256(wheel_site.content).upper()).authority == "you"
     monkeypatch.setattr(task, "find_source", lambda _: pinned)
     with pytest.raises(BadInputError, match="fixed in this package"):
         run(sha256="2" * 64)
+    assert run(sha256=pinned.sha256).authority == "this package"
     assert main(["download", "geoclip", "--sha256", "abc"], TASKS) == 2
 
 
@@ -307,9 +310,11 @@ def test_offline_without_a_checksum_says_so(unknown, wheel_site, tmp_path):
 
 def test_what_is_no_checkpoint_is_not_registered(monkeypatch, site, tmp_path):
     stand_in(monkeypatch, site, member="", size_is_exact=False, sha256="", size=1)
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError) as caught:
         run()
     assert not (tmp_path / "user/models/geoclip.safetensors").exists()
+    # Else every further run would take it from the cache, or refuse whatever is not like it.
+    assert f"Remove the folder {tmp_path / 'cache/weights/geoclip'}" in caught.value.hint
 
 
 def test_a_model_of_the_user_is_not_replaced(pinned, wheel_site, tmp_path):
@@ -320,8 +325,27 @@ def test_a_model_of_the_user_is_not_replaced(pinned, wheel_site, tmp_path):
     with pytest.raises(BadInputError, match="another model of yours"):
         run()
     assert mine.read_bytes() == before
-    with pytest.raises(BadInputError, match="no folder"):
-        run(output=str(tmp_path / "absent/out.safetensors"))
+
+
+def test_outputs_that_cannot_be_are_refused_before_the_transfer(pinned, wheel_site, tmp_path):
+    (tmp_path / "wheel.safetensors").write_bytes(wheel_site.content)
+    for options, message in (
+        ({"output": "absent/out.safetensors"}, "does not exist"),
+        ({"output": "out.pth"}, r"must end in \.safetensors"),
+        ({"output": "wheel.safetensors", "file": str(tmp_path / "wheel.safetensors")}, "is the input"),
+    ):
+        for dry_run in (True, False):
+            with pytest.raises(BadInputError, match=message):
+                run(**{**options, "output": str(tmp_path / options["output"])}, dry_run=dry_run)
+    assert (tmp_path / "wheel.safetensors").read_bytes() == wheel_site.content
+    assert wheel_site.requests == []
+
+
+def test_a_models_folder_that_cannot_be_made(pinned, wheel_site, tmp_path):
+    (tmp_path / "user").touch()
+    with pytest.raises(BadInputError, match=r"models folder .* cannot be made") as caught:
+        run()
+    assert "--output" in caught.value.hint
     assert wheel_site.requests == []
 
 
