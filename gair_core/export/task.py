@@ -19,7 +19,7 @@ from gair_core.export.deepness import (
 from gair_core.head_checkpoint import load_head
 from gair_core.inference.engine import TILE_SIZE
 from gair_core.inference.models import load_model
-from gair_core.inference.outputs import Destination, check_destinations
+from gair_core.inference.outputs import Destination, check_destinations, readable_bytes
 from gair_core.inference.request import OutputRequest
 from gair_core.progress import Progress
 from gair_core.registry import find
@@ -81,6 +81,18 @@ class ExportResult(Result):
     bands: tuple[str, ...]
     channels: tuple[str, ...]
     largest_difference: float
+
+    def text(self) -> str:
+        """Return what Deepness needs to be told, for people."""
+        return "\n".join(
+            [
+                f"{self.output}, {readable_bytes(self.bytes)}, opset {self.opset}",
+                f"layer: {', '.join(self.bands)} in this order, pixels of {self.resolution / 100:g} m",
+                f"tiles: {self.tile_size} x {self.tile_size} pixels",
+                f"channels: {', '.join(self.channels)}",
+                f"differs from the head by at most {self.largest_difference:.0e} in probability",
+            ]
+        )
 
 
 def export_checkpoint(request: ExportRequest, progress: Progress | None = None) -> ExportResult:

@@ -252,6 +252,9 @@ def test_deepness_finds_what_it_looks_for(exported):
     assert own["bands"] == list(BANDS) == list(result.bands)
     assert [one["value"] for one in own["classes"]] == [3, 7, 300]
     assert own["title"] == "a made-up one"
+    text = result.text()
+    assert f"layer: {', '.join(BANDS)} in this order, pixels of 10 m" in text
+    assert "channels: no data, water, fields" in text
 
 
 def test_the_file_is_one_that_old_versions_read_and_says_nothing_of_this_machine(exported):
