@@ -209,7 +209,7 @@ def _scene_input(scenes: RemoteSensingConfig, head: BaseHead | None) -> Json:
         "bands": list(scenes.bands),
         "input": {"shape": shape, "dim_order": order, "data_type": "float32"},
         "value_scaling": [
-            {"type": "min-max", "minimum": mean - 2 * std, "maximum": mean + 2 * std}
+            {"type": "min-max", "minimum": round(mean - 2 * std, 4), "maximum": round(mean + 2 * std, 4)}
             for mean, std in zip(scenes.mean, scenes.std, strict=True)
         ],
         "resize_type": None,
