@@ -21,7 +21,7 @@ import textwrap
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gair_core.errors import BadInputError, CancelledError, GairError
@@ -43,6 +43,24 @@ _REPORT_SECONDS = 0.1
 
 # argparse takes an extent such as -122.5,38,-122,39 for an option.
 _NEGATIVE_LIST = re.compile(r"-[\d.][-+\d.,eE]*")
+
+# What pydantic-settings appends to the help of an option that is not given, off or empty.
+_NO_DEFAULT = re.compile(r" \(default: (?:None|False|)\)$")
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Leaves out the defaults that say nothing, and Python's types where they are no plain words."""
+
+    def _metavar_formatter(
+        self, action: argparse.Action, default_metavar: str
+    ) -> Callable[[int], tuple[str, ...]]:
+        if isinstance(action.metavar, str) and "[" in action.metavar:
+            return lambda count: (default_metavar,) * count
+        return super()._metavar_formatter(action, default_metavar)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = super()._get_help_string(action)
+        return text and _NO_DEFAULT.sub("", text)
 
 
 class BarProgress(Progress):
@@ -210,7 +228,7 @@ def _parse(task: Task, words: Sequence[str]) -> tuple[argparse.Namespace, dict[s
     parser = argparse.ArgumentParser(
         prog=f"gair {task.name}",
         description=textwrap.dedent(inspect.getdoc(request) or ""),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
     )
     common = parser.add_argument_group("common options")
     common.add_argument("--json", action="store_true", help="print the result as JSON")

@@ -38,6 +38,8 @@ def test_every_task_explains_every_option(name, capsys):
         assert info.description, f"{name}.{field} has no description"
         # The token is for programs, which send it as JSON.
         assert (field.replace("_", "-") in text or field.upper() in text) == (field != "token")
+    for noise in ("(default: None)", "(default: False)", "(default: )", "tuple[", "dict["):
+        assert noise not in " ".join(text.split())
 
 
 def test_a_result_is_all_that_standard_output_gets(capsys):
