@@ -43,6 +43,7 @@ CLASSES: Final = make_classes(
 """Classes of the head, in the order of its logits."""
 
 _WATER: Final = 0
+_BUILT_UP: Final = 5
 # The world's classes by those of the head. The world's roads are left out: in the country they are a pixel
 # of mixed field and gravel, in towns they lie among what is built up anyway.
 _MERGED: Final = {
@@ -59,6 +60,9 @@ _MERGED: Final = {
 # Light that glinting water adds to each band, DN, and its deviation from pixel to pixel.
 _GLINT: Final = (100.0, 1500.0)
 _WAVES: Final = 0.06
+# Part of the light that shaded towns get, and the logarithm's deviation from pixel to pixel.
+_LIT: Final = (0.3, 1.0)
+_HOUSES: Final = 0.3
 
 Values = npt.NDArray[np.float32]
 # Green reflectance of muddy water under haze stays below, DN; that of ice does not.
@@ -79,6 +83,7 @@ class Variety:
         offset: Level of all bands, DN: what atmospheric correction leaves.
         noise: Of single pixels, DN.
         glint: How often the sun glints on a scene's water; the world's own never shines.
+        shade: How often a low sun leaves a scene's towns in the shade of their houses.
     """
 
     gain: float = 0.12
@@ -88,13 +93,14 @@ class Variety:
     offset: float = 40.0
     noise: float = 15.0
     glint: float = 0.4
+    shade: float = 0.5
 
-    def vary(self, dn: Values, water: npt.NDArray[np.bool_], rng: np.random.Generator) -> Values:
+    def vary(self, dn: Values, labels: npt.NDArray[np.int64], rng: np.random.Generator) -> Values:
         """Return another scene of the same ground.
 
         Args:
             dn: The scene, DN, (10, H, W).
-            water: Where it shows water, (H, W).
+            labels: What covers the ground, indices into `CLASSES`, (H, W).
             rng: Source of every draw.
 
         Returns:
@@ -102,7 +108,9 @@ class Variety:
         """
         bands = len(dn)
         if rng.random() < self.glint:
-            dn = _glinting(dn, water, rng)
+            dn = _glinting(dn, labels == _WATER, rng)
+        if rng.random() < self.shade:
+            dn = _shaded(dn, labels == _BUILT_UP, rng)
         middle = np.median(dn, axis=(1, 2), keepdims=True)
         varied = middle + (dn - middle) * np.exp(rng.normal(0, self.contrast))
         gain = np.exp(rng.normal(0, self.gain) + rng.normal(0, self.band_gain, bands))
@@ -117,6 +125,12 @@ def _glinting(dn: Values, water: npt.NDArray[np.bool_], rng: np.random.Generator
     light = rng.uniform(*_GLINT) * (1 + _WAVES * rng.normal(size=water.shape)) * water
     # The air takes a little more of the short waves on the way.
     return np.asarray(dn + light * np.linspace(1.0, 0.9, len(dn))[:, None, None], dtype=np.float32)
+
+
+def _shaded(dn: Values, built: npt.NDArray[np.bool_], rng: np.random.Generator) -> Values:
+    """Return the scene with towns that get part of the light, more of it here and less there."""
+    part = rng.uniform(*_LIT) * np.exp(rng.normal(0, _HOUSES, built.shape))
+    return np.asarray(np.where(built, dn * np.clip(part, 0.1, 1.5), dn), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -138,7 +152,7 @@ class FitOptions:
     pixels: int = 24
     variety: Variety = Variety()
     penalty: float = 1e-3
-    embedding_penalty: float = 0.3
+    embedding_penalty: float = 0.1
     use_bands: bool = True
     seed: int = 0
 
@@ -209,7 +223,7 @@ def collect_pixels(
     for done, index in enumerate(chosen.tolist()):
         example = data.read(split, index)
         labels = merged_target(example, data)
-        dn = options.variety.vary(example.dn[0], labels == _WATER, rng)
+        dn = options.variety.vary(example.dn[0], labels, rng)
         target = labels.ravel()
         places = _draw(target, options.pixels, rng)
         z, features = _see(model, dn)
@@ -246,16 +260,13 @@ def _normalized(model: GAIR, dn: Tensor) -> Tensor:
     return normalize(dn, scenes.mean, scenes.std, quantize=scenes.quantize)
 
 
-def fit_land_cover(
-    model: GAIR, pixels: LabelledPixels, options: FitOptions, metadata: HeadMetadata | None = None
-) -> PixelLinearHead:
+def fit_land_cover(model: GAIR, pixels: LabelledPixels, options: FitOptions) -> PixelLinearHead:
     """Fit the head: a multinomial logistic regression in which every class weighs the same.
 
     Args:
         model: The encoder of the pixels' embeddings.
         pixels: The pixels.
         options: How.
-        metadata: Title and provenance; its classes are `CLASSES`.
 
     Raises:
         BadInputError: The model's embeddings do not factorise.
@@ -284,8 +295,7 @@ def fit_land_cover(
     }
     if options.use_bands:
         state["band_weight"] = solution.coefficients[z.shape[1] :].T
-    described = (metadata or HeadMetadata(classes=CLASSES)).model_copy(update={"classes": CLASSES})
-    head = PixelLinearHead(PixelLinearConfig(embed_dim=z.shape[1]), described)
+    head = PixelLinearHead(PixelLinearConfig(embed_dim=z.shape[1]), HeadMetadata(classes=CLASSES))
     head.load_state_dict({name: torch.from_numpy(values).float() for name, values in state.items()})
     return head.eval()
 
@@ -294,24 +304,24 @@ def fit_land_cover(
 _TOLERANCE: Final = 1e-4
 
 
+# More than the test split of the demo's world has.
+_EVALUATED: Final = 200
+
+
 @torch.inference_mode()
-def evaluate_land_cover(
-    model: GAIR, head: Head, data: SceneData, split: Split, *, scenes: int = 200, seed: int = 0
-) -> Results:
-    """Return how well a head with `CLASSES` maps whole scenes of a split, as they are.
+def evaluate_land_cover(model: GAIR, head: Head, data: SceneData, split: Split) -> Results:
+    """Return how well a head with `CLASSES` maps whole scenes of a split, 200 at most, as they are.
 
     Args:
         model: The encoder.
         head: The head.
         data: A store of the world.
         split: Which cities.
-        scenes: Scenes, at most.
-        seed: Of their choice.
 
     Raises:
         BadInputError: The split is empty, or the data are not of the world.
     """
-    chosen = np.random.default_rng(seed).permutation(len(data.names(split)))[:scenes]
+    chosen = np.random.default_rng(0).permutation(len(data.names(split)))[:_EVALUATED]
     if not len(chosen):
         raise BadInputError(f"{data.title} has no scene in the split {split}.")
     meter = ClassificationMeter([one.name for one in CLASSES], torch.device("cpu"))

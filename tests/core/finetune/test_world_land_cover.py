@@ -36,7 +36,7 @@ from gair_core.world.writers import write_store
 from tests.core.inference import scenes
 
 NUMBER = {one.name: index for index, one in enumerate(CLASSES)}
-NONE = Variety(gain=0, band_gain=0, contrast=0, haze=0, offset=0, noise=0, glint=0)
+NONE = Variety(gain=0, band_gain=0, contrast=0, haze=0, offset=0, noise=0, glint=0, shade=0)
 
 
 @pytest.fixture(scope="module")
@@ -98,13 +98,13 @@ def test_data_of_another_kind_are_refused():
 def test_no_variety_changes_nothing_and_variety_keeps_the_ground():
     rng = np.random.default_rng(1)
     dn = rng.uniform(200, 4000, (10, 24, 24)).astype(np.float32)
-    dry = np.zeros(dn.shape[1:], dtype=bool)
-    np.testing.assert_allclose(NONE.vary(dn, dry, rng), dn, rtol=1e-6)
-    one, again = (Variety().vary(dn, dry, np.random.default_rng(2)) for _ in range(2))
+    fields = np.full(dn.shape[1:], NUMBER["crops"])
+    np.testing.assert_allclose(NONE.vary(dn, fields, rng), dn, rtol=1e-6)
+    one, again = (Variety().vary(dn, fields, np.random.default_rng(2)) for _ in range(2))
     np.testing.assert_array_equal(one, again)
     assert one.dtype == np.float32
     assert one.min() >= 1
-    assert not np.allclose(one, Variety().vary(dn, dry, np.random.default_rng(3)), rtol=0.02)
+    assert not np.allclose(one, Variety().vary(dn, fields, np.random.default_rng(3)), rtol=0.02)
     # What differs is the light, not the place: bright stays bright.
     for band in range(10):
         assert np.corrcoef(one[band].ravel(), dn[band].ravel())[0, 1] > 0.99
@@ -112,9 +112,9 @@ def test_no_variety_changes_nothing_and_variety_keeps_the_ground():
 
 def test_haze_only_adds_and_most_to_blue():
     dn = np.full((10, 8, 8), 1000, dtype=np.float32)
-    hazy = Variety(gain=0, band_gain=0, contrast=0, haze=0.5, offset=0, noise=0)
-    dry = np.zeros(dn.shape[1:], dtype=bool)
-    added = [hazy.vary(dn, dry, np.random.default_rng(seed))[:, 0, 0] - 1000 for seed in range(30)]
+    hazy = replace(NONE, haze=0.5)
+    fields = np.full(dn.shape[1:], NUMBER["crops"])
+    added = [hazy.vary(dn, fields, np.random.default_rng(seed))[:, 0, 0] - 1000 for seed in range(30)]
     assert all((one >= 0).all() and (np.diff(one) <= 0).all() for one in added)
     assert 10 <= sum(one[0] > 0 for one in added) <= 28
 
@@ -122,11 +122,27 @@ def test_haze_only_adds_and_most_to_blue():
 def test_glint_is_light_of_all_colours_on_water_alone():
     dn = np.full((10, 8, 8), 300, dtype=np.float32)
     water = np.arange(64).reshape(8, 8) % 3 == 0
-    shining = replace(NONE, glint=1.0).vary(dn, water, np.random.default_rng(4)) - dn
+    labels = np.where(water, NUMBER["water"], NUMBER["grass"])
+    shining = replace(NONE, glint=1.0).vary(dn, labels, np.random.default_rng(4)) - dn
     np.testing.assert_allclose(shining[:, ~water], 0, atol=1e-3)
     light = shining[:, water]
     assert (light > 50).all()
     assert light.std(axis=0).max() < 0.1 * light.mean()  # flat over the bands
+
+
+def test_shade_darkens_towns_alone_and_unevenly():
+    dn = np.full((10, 16, 16), 1500, dtype=np.float32)
+    town = np.arange(256).reshape(16, 16) % 2 == 0
+    labels = np.where(town, NUMBER["built-up"], NUMBER["trees"])
+    parts = []
+    for seed in range(20):
+        shaded = replace(NONE, shade=1.0).vary(dn, labels, np.random.default_rng(seed))
+        np.testing.assert_allclose(shaded[:, ~town], 1500, rtol=1e-5)
+        np.testing.assert_allclose(shaded[:, town] / shaded[:1, town], 1, rtol=1e-3)  # shade has no colour
+        assert np.ptp(shaded[0, town]) > 100
+        parts.append(shaded[0, town].mean() / 1500)
+    assert min(parts) < 0.5
+    assert max(parts) < 1.3
 
 
 def test_features_of_a_tile_are_those_that_segment_reads_from_a_file(tmp_path):
