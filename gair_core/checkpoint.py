@@ -231,7 +231,11 @@ def read_tensors(
     """
     entry = read_entry(path)
     if entry["kind"] != kind:
-        way_out = "Give it as the head, beside a model." if kind == "model" else "Give it as the model."
+        way_out = (
+            "Give the model that it was trained on; heads are for gair segment, change and predict."
+            if kind == "model"
+            else "Give a head that was trained on it."
+        )
         raise CheckpointError(f"{path} holds a {entry['kind']}, wanted a {kind}.", way_out)
     # safetensors knows fewer devices than torch: it reads, torch moves.
     return entry, _open(path, lambda file: {name: file.get_tensor(name).to(device) for name in file.keys()})  # noqa: SIM118
