@@ -33,30 +33,42 @@ class Step:
         command: What to type in the demonstration's folder to repeat it.
         seconds: How long it took, the start of QGIS included.
         results: What the algorithm said that it made, by name.
+        files: The outputs that it wrote; those of a folder one by one.
     """
 
     algorithm: str
     command: str
     seconds: float
     results: dict[str, str]
+    files: tuple[Path, ...] = ()
+
+
+def find_qgis() -> str:
+    """Return the path of the program ``qgis_process``.
+
+    Raises:
+        SystemExit: It is not installed.
+    """
+    # On Debian 12 the wrapper adds an option that the program does not know.
+    program = shutil.which("qgis_process.bin") or shutil.which("qgis_process")
+    if program is None:
+        raise SystemExit("qgis_process is missing; run make setup-qgis")
+    return program
 
 
 class Process:
     """``qgis_process`` with a profile of its own.
 
     Args:
+        program: Its path.
         profile: An empty folder.
         folder: Where algorithms run; relative paths of parameters are below it.
     """
 
-    def __init__(self, profile: Path, folder: Path) -> None:
+    def __init__(self, program: str, profile: Path, folder: Path) -> None:
         self._plugins = profile / "profiles" / "default" / "python" / "plugins"
         self._plugins.mkdir(parents=True)
         self._folder = folder
-        # On Debian 12 the wrapper adds an option that the program does not know.
-        program = shutil.which("qgis_process.bin") or shutil.which("qgis_process")
-        if program is None:
-            raise SystemExit("qgis_process is missing; run make setup-qgis")
         self._program = program
         self._environment = {
             **os.environ,
@@ -64,7 +76,6 @@ class Process:
             "QGIS_CUSTOM_CONFIG_PATH": str(profile),
             "GAIR_PYTHON": str(GAIR_PYTHON),
         }
-        self.steps: list[Step] = []
 
     @property
     def program(self) -> str:
@@ -83,34 +94,31 @@ class Process:
         Args:
             algorithm: Its identifier.
             parameters: By name; those whose name begins with OUTPUT, and REPORT, are files or folders that it
-                makes. Files that an earlier demonstration left there are removed first.
+                makes. It writes over files that an earlier demonstration left there.
 
         Raises:
-            SystemExit: It failed; what it said stands in the message.
+            SystemExit: It failed; the reason stands in the message.
         """
         outputs = [
             self._folder / str(value)
             for name, value in parameters.items()
             if name.startswith("OUTPUT") or name == "REPORT"
         ]
-        for path in outputs:
-            _remove(path)
+        earlier = [_states(output) for output in outputs]
         arguments = ("run", algorithm, "--", *(f"{name}={value}" for name, value in parameters.items()))
         started = time.monotonic()
         said = self._call(*arguments)
-        step = Step(
-            algorithm,
-            shlex.join((self.program, *arguments)),
-            time.monotonic() - started,
-            dict(_RESULT.findall(said.rpartition("Results")[2])),
-        )
-        missing = [str(path) for path in outputs if not path.exists()]
-        if missing:
-            raise SystemExit(f"{algorithm} said nothing of a failure, but {', '.join(missing)} is missing")
-        self.steps.append(step)
-        sys.stdout.write(f"{algorithm}: {step.seconds:.1f} s -> {', '.join(p.name for p in outputs)}\n")
+        seconds = time.monotonic() - started
+        made = []
+        for output, states in zip(outputs, earlier, strict=True):
+            new = [path for path, state in _states(output).items() if states.get(path) != state]
+            if not new:
+                raise SystemExit(f"{algorithm} said nothing of a failure, but did not write {output}")
+            made += new
+        results = dict(_RESULT.findall(said.rpartition("Results")[2]))
+        sys.stdout.write(f"{algorithm}: {seconds:.1f} s -> {', '.join(path.name for path in outputs)}\n")
         sys.stdout.flush()
-        return step
+        return Step(algorithm, shlex.join((self.program, *arguments)), seconds, results, tuple(made))
 
     def _call(self, *arguments: str) -> str:
         run = subprocess.run(
@@ -123,14 +131,19 @@ class Process:
             check=False,
         )
         if run.returncode != 0:
-            raise SystemExit(f"qgis_process {' '.join(arguments)} failed:\n{run.stdout}{run.stderr}")
+            raise SystemExit(
+                f"{shlex.join((self.program, *arguments))}\nfailed: {_reason(run.stdout + run.stderr)}"
+            )
         return run.stdout
 
 
-def _remove(output: Path) -> None:
-    """Remove a file, or the rasters and styles of a folder, that an earlier demonstration wrote."""
-    if output.is_dir():
-        for path in (*output.glob("*.tif"), *output.glob("*.qml")):
-            path.unlink()
-    else:
-        output.unlink(missing_ok=True)
+def _states(output: Path) -> dict[Path, tuple[int, int]]:
+    """Return a file, or the files of a folder, with what changes when one is written anew."""
+    files = sorted(output.iterdir()) if output.is_dir() else [output] if output.exists() else []
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in files}
+
+
+def _reason(said: str) -> str:
+    """Return why a run failed, without what QGIS repeats; all that was said where no error is named."""
+    _, named, reason = said.partition("ERROR:")
+    return "\n".join(dict.fromkeys(reason.strip().splitlines())) if named else said

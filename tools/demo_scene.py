@@ -15,7 +15,7 @@ import rasterio
 from gair_core.finetune.world_land_cover import CLASSES
 from gair_core.inference.polygons import categories_style
 from gair_core.inference.styles import palette_style
-from gair_core.world import LAND_COVER
+from gair_core.world import LAND_COVER, World
 from gair_core.world.demo import DemoFiles, write_demo
 from gair_core.world.surface import COLOURS, COVER
 
@@ -33,6 +33,8 @@ MERGED: Final = {
 }
 """What the model `demo` calls classes of the world; roads it leaves out."""
 
+# What QGIS imports from the folder.
+_JPEG: Final = (".jpg", ".jpeg")
 _BUILT: Final = ("road", "dense built-up", "sparse built-up")
 CHANGES: Final = {
     "built up": (_BUILT, (226, 60, 50)),
@@ -46,15 +48,15 @@ CHANGES: Final = {
 def write(folder: Path) -> DemoFiles:
     """Write the city with photos, polygons and the truth.
 
-    Photos of an earlier run are removed, so that the folder holds those of this city alone.
-
     Args:
         folder: Where everything goes: ``scene.tif``, ``later.tif``, ``photos/``, ``polygons.gpkg``,
             ``land_cover.tif``, ``later_land_cover.tif``, ``true_classes.tif`` (in the classes of the model
             `demo`), ``true_change.tif``, ``truth.json`` and styles.
+
+    Raises:
+        SystemExit: The folder of the photos holds other ones, which would be compared as well.
     """
-    for photo in (folder / "photos").glob("*.jpg"):
-        photo.unlink()
+    _check_photos(folder / "photos")
     files = write_demo(folder, seed=SEED, city=CITY, photos=PHOTOS, wrong=WRONG, size=SIZE)
     classes = [(number, name, COLOURS[number - 1]) for number, name in enumerate(LAND_COVER, 1)]
     for raster in (files.land_cover, files.later_land_cover):
@@ -64,6 +66,19 @@ def write(folder: Path) -> DemoFiles:
     _write_merged(files.land_cover, folder / "true_classes.tif")
     _write_changes(files, folder / "true_change.tif")
     return files
+
+
+def _check_photos(folder: Path) -> None:
+    """Raise where somebody else's photos lie; those of an earlier run are written over."""
+    prefix = World(SEED).city(CITY, SIZE).name.replace(" ", "_")
+    ours = {f"{prefix}_{number:03d}.jpg" for number in range(PHOTOS)}
+    strange = [
+        path.name for path in folder.glob("*") if path.suffix.lower() in _JPEG and path.name not in ours
+    ]
+    if strange:
+        raise SystemExit(
+            f"{folder} is for photos of {prefix} and holds {', '.join(sorted(strange))}. Move them."
+        )
 
 
 def _write_merged(land_cover: Path, path: Path) -> None:

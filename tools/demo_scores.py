@@ -17,11 +17,12 @@ from defusedxml import ElementTree
 from rasterio.features import rasterize
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
+from gair_core.finetune.world_land_cover import chance_iou
 from gair_core.photos.columns import photo_column
 
 _GEOD = pyproj.Geod(ellps="WGS84")
 Place = tuple[float, float]
-Colour = tuple[int, int, int]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class CoverScores:
     Attributes:
         accuracy: Share of the pixels that are right, 0-1.
         mean_iou: Mean intersection over union of the classes that occur in the truth, 0-1.
-        largest: Share of the truth's most frequent class: what a map of one class alone would score.
+        largest: Share of the truth's most frequent class: the accuracy of a map of one class alone.
+        chance: Mean intersection over union of a map that draws the classes as often as they are true.
         classes: The classes that occur in the truth.
         pixels: How many pixels were compared.
     """
@@ -49,8 +51,28 @@ class CoverScores:
     accuracy: float
     mean_iou: float
     largest: float
+    chance: float
     classes: tuple[ClassScore, ...]
     pixels: int
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How well a measure of difference ranks the pixels that changed before those that did not.
+
+    Attributes:
+        auc: How often a changed pixel has the larger value of a changed and an unchanged one, 0-1; by chance
+            0.5.
+        auc_no_fields: The same without the pixels that are fields on both dates.
+        precision: Share of changed ones among as many pixels of the largest values as really changed; then it
+            equals the recall.
+        average_precision: Mean precision over all thresholds.
+    """
+
+    auc: float
+    auc_no_fields: float
+    precision: float
+    average_precision: float
 
 
 @dataclass(frozen=True)
@@ -58,23 +80,14 @@ class ChangeScores:
     """A map of distances between two dates against what really changed.
 
     Attributes:
-        share: Share of the pixels that changed, 0-1.
-        auc: How often a changed pixel has the larger distance of a changed and an unchanged one, 0-1.
-        auc_bands: The same of the plain difference of the two dates' bands.
-        auc_no_fields: As ``auc``, without the pixels that are fields on both dates.
-        auc_bands_no_fields: As ``auc_bands``, without those.
-        precision: Share of changed ones among as many pixels of the largest distance as really changed; then
-            it equals the recall.
-        average_precision: Mean precision over all thresholds; by chance it is ``share``.
+        share: Share of the pixels that changed, 0-1: what precision and average precision are by chance.
+        distance: Of the distances.
+        bands: Of the plain difference of the two dates' bands.
     """
 
     share: float
-    auc: float
-    auc_bands: float
-    auc_no_fields: float
-    auc_bands_no_fields: float
-    precision: float
-    average_precision: float
+    distance: Ranking
+    bands: Ranking
 
 
 @dataclass(frozen=True)
@@ -87,7 +100,6 @@ class PhotoScore:
         best: Those of the most similar place.
         similarity: Cosine at the tagged place, -1 to 1.
         percentile: Share of the scene that is less similar than the tagged place, 0-100.
-        best_distance: Metres between the two.
         true: Where it was taken, if that is known.
         wrong: Whether the tag is known to be wrong.
     """
@@ -97,7 +109,6 @@ class PhotoScore:
     best: Place
     similarity: float
     percentile: float
-    best_distance: float
     true: Place | None = None
     wrong: bool = False
 
@@ -131,6 +142,11 @@ class PhotoScores:
     def found(self) -> int:
         """How many of the k wrong ones are among the k photos of the lowest percentiles."""
         return sum(photo.wrong for photo in self.photos[: len(self.wrong)])
+
+    @property
+    def found_by_chance(self) -> float:
+        """How many of the k wrong ones are among k photos drawn at random, on average."""
+        return len(self.wrong) ** 2 / len(self.photos)
 
     @property
     def to_look_at(self) -> int:
@@ -188,12 +204,13 @@ def score_cover(
         accuracy=float(right.sum() / total),
         mean_iou=float(np.mean([one.iou for one in classes])),
         largest=max(one.share for one in classes),
+        chance=chance_iou(reference_counts.tolist()),
         classes=classes,
         pixels=total,
     )
 
 
-def _covered(polygons: Path, raster: rasterio.DatasetReader) -> npt.NDArray[np.bool_]:
+def _covered(polygons: Path, raster: rasterio.DatasetReader) -> Mask:
     """Return which pixels polygons touch."""
     shapes = gpd.read_file(polygons).to_crs(raster.crs).geometry
     touched = rasterize(shapes, raster.shape, transform=raster.transform, all_touched=True)
@@ -212,19 +229,25 @@ def score_change(distance: Path, scenes: tuple[Path, Path], covers: tuple[Path, 
     before, after = (_read(path).astype(np.float32) for path in scenes)
     then, now = (_read(path)[0] for path in covers)
     valid = np.isfinite(found)
-    changed, found = (then != now)[valid], found[valid]
-    bands = np.sqrt(np.square(after - before).sum(axis=0))[valid]
+    changed = (then != now)[valid]
+    bands = np.sqrt(np.square(after - before).sum(axis=0))
     crops = next(value for value, (name, _) in legend_of(covers[0]).items() if name == "crops")
     other = ~((then == crops) & (now == crops))[valid]
-    largest = np.argpartition(-found, changed.sum() - 1)[: changed.sum()]
     return ChangeScores(
         share=float(changed.mean()),
-        auc=float(roc_auc_score(changed, found)),
-        auc_bands=float(roc_auc_score(changed, bands)),
-        auc_no_fields=float(roc_auc_score(changed[other], found[other])),
-        auc_bands_no_fields=float(roc_auc_score(changed[other], bands[other])),
+        distance=_rank(found[valid], changed, other),
+        bands=_rank(bands[valid], changed, other),
+    )
+
+
+def _rank(values: npt.NDArray[np.float32], changed: Mask, other: Mask) -> Ranking:
+    """Rank pixels, of which ``other`` are no fields; all of shape (N,)."""
+    largest = np.argpartition(-values, changed.sum() - 1)[: changed.sum()]
+    return Ranking(
+        auc=float(roc_auc_score(changed, values)),
+        auc_no_fields=float(roc_auc_score(changed[other], values[other])),
         precision=float(changed[largest].mean()),
-        average_precision=float(average_precision_score(changed, found)),
+        average_precision=float(average_precision_score(changed, values)),
     )
 
 
@@ -262,7 +285,6 @@ def _photo(row: Mapping[str, float], path: Path, known: Mapping[str, dict[str, P
         best=(row["best_lon"], row["best_lat"]),
         similarity=float(row["similarity"]),
         percentile=float(row["percentile"]),
-        best_distance=float(row["best_distance_m"]),
         true=None if true is None else (true[0], true[1]),
         wrong=bool(known) and path.name in known["wrong"],
     )

@@ -2,15 +2,14 @@
 
     QT_QPA_PLATFORM=offscreen /usr/bin/python3 tools/render.py maps.json
 
-The JSON is a list of objects with the fields of `Map`. Layers lie over the scene from bottom to top, with the
-styles that were written beside them; marks lie on top.
+The JSON is a list of objects with the fields of `sketch.Sketch`. Layers lie over the scene from bottom to
+top, with the styles that were written beside them; marks lie on top.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from qgis.core import (
@@ -37,6 +36,7 @@ from qgis.core import (
 )
 from qgis.PyQt.QtCore import QPoint, QSize
 from qgis.PyQt.QtGui import QColor, QImage, QPainter
+from sketch import Sketch
 
 LEGEND_WIDTH = 400
 DOTS_PER_INCH = 120
@@ -51,35 +51,6 @@ MARKS = {
 }
 # Forests and water are dark; a stretch from the darkest to the brightest leaves them almost black.
 GAMMA = 1.7
-
-
-@dataclass(frozen=True)
-class Map:
-    """A picture to make.
-
-    Attributes:
-        picture: The PNG.
-        scene: The scene at the bottom.
-        layers: Over it, from bottom to top.
-        legend: Whether the layers' legend stands beside the map.
-        width: Of the map in pixels.
-        marks: Kind of `MARKS`, longitude and latitude.
-        mark_share: Size of a mark as a share of the width.
-        lines: Pairs of longitude and latitude to join.
-        opacity: Of rasters over the scene, 0-1; what lies where shines through.
-        zoom: Whether the first layer's extent is shown and not the scene's.
-    """
-
-    picture: str
-    scene: str
-    layers: list[str] = field(default_factory=list)
-    legend: bool = False
-    width: int = 1000
-    marks: list[tuple[str, float, float]] = field(default_factory=list)
-    mark_share: float = 0.022
-    lines: list[list[tuple[float, float]]] = field(default_factory=list)
-    opacity: float = 0.72
-    zoom: bool = False
 
 
 def open_scene(path: str) -> QgsRasterLayer:
@@ -120,7 +91,7 @@ def open_layer(path: str, opacity: float) -> QgsMapLayer:
     return vector
 
 
-def mark_layers(wanted: Map) -> list[QgsVectorLayer]:
+def mark_layers(wanted: Sketch) -> list[QgsVectorLayer]:
     """Return layers in memory that show a map's lines and marks."""
     layers = []
     size = wanted.width * wanted.mark_share / DOTS_PER_INCH * 25.4
@@ -153,7 +124,7 @@ def _memory(kind: str, places: list[QgsPointXY] | list[list[QgsPointXY]]) -> Qgs
     return layer
 
 
-def render(wanted: Map, layers: list[QgsMapLayer], marks: list[QgsVectorLayer]) -> None:
+def render(wanted: Sketch, layers: list[QgsMapLayer], marks: list[QgsVectorLayer]) -> None:
     """Draw the layers, bottom first, and the marks, with the legend beside them where it is wanted."""
     sheet = _draw_map(layers + marks, layers[wanted.zoom], wanted.width)
     if wanted.legend:
@@ -207,7 +178,7 @@ def _draw_legend(painter: QPainter, layers: list[QgsMapLayer]) -> None:
 
 def main() -> None:
     """Render what the command line names."""
-    maps = [Map(**entry) for entry in json.loads(Path(sys.argv[1]).read_text("utf-8"))]
+    maps = [Sketch(**entry) for entry in json.loads(Path(sys.argv[1]).read_text("utf-8"))]
     application = QgsApplication([], True)
     application.initQgis()
     # Stretching a scene takes longer than drawing it.

@@ -37,9 +37,20 @@ def tool() -> ModuleType:
 def files(tool: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> DemoFiles:
     folder = tmp_path_factory.mktemp("demo")
     (folder / "photos").mkdir()
-    # Of an earlier run, on another city.
-    (folder / "photos" / "Elsewhere_000.jpg").touch()
+    # Of an earlier run that was interrupted, and what QGIS leaves beside a photo that somebody looked at.
+    (folder / "photos" / "Nornov_000.jpg").touch()
+    (folder / "photos" / "Nornov_000.jpg.aux.xml").touch()
     return tool.write(folder)
+
+
+def test_photos_of_somebody_else_are_neither_removed_nor_compared(tool: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    mine = tmp_path / "photos" / "Mine.JPG"
+    mine.write_bytes(b"mine")
+    with pytest.raises(SystemExit, match=r"holds Mine\.JPG\. Move them"):
+        tool.write(tmp_path)
+    assert mine.read_bytes() == b"mine"
+    assert not (tmp_path / "scene.tif").exists()
 
 
 def tag_of(photo: Path) -> tuple[float, float]:
