@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,7 +201,11 @@ def write_tensors(
     full_entry = {**entry, "format_version": FORMAT_VERSION, "kind": kind, "fingerprint": fingerprint}
     part = path.with_name(f"{path.name}.{token or secrets.token_hex(4)}.part")
     try:
+        part.touch()
+        # As the system makes a new file; safetensors makes one that only its owner may read.
+        mode = stat.S_IMODE(part.stat().st_mode)
         save_file(stored, part, metadata={"format": "pt", "gair": json.dumps(full_entry, allow_nan=False)})
+        part.chmod(mode)
         _synchronise(part)
         part.replace(path)
     except (OSError, SafetensorError) as error:

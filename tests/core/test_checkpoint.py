@@ -352,6 +352,16 @@ def test_merge_takes_the_parts_of_both(tmp_path):
     assert equal(gair_core.load(tmp_path / "merged.safetensors"), merged)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_others_may_read_a_checkpoint_as_any_other_new_file(tmp_path):
+    before = os.umask(0o027)
+    try:
+        gair_core.save(GAIR(partial("location")), tmp_path / "places.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "places.safetensors").stat().st_mode & 0o777 == 0o640
+
+
 def test_merge_replaces_a_part_with_its_projection_and_keeps_the_rest():
     base, photos = make(components=4), make(partial("street_view"), 3)
     merged = merge(base, photos)
