@@ -27,9 +27,6 @@ from gair_core.world.city import City
 from gair_core.world.writers import write_photos, write_points, write_polygons, write_scene
 from tests.core.evaluation.finished import finetuned, records
 from tests.core.finetune.layouts import make_burn_scars
-from tests.core.importers.test_croma import croma_weights
-from tests.core.importers.test_croma import write as write_croma
-from tests.core.importers.test_official import weights
 from tests.docs.pages import ROOT
 
 SHARED = ROOT.parent / "shared"
@@ -107,11 +104,6 @@ def probe(path: Path) -> None:
     head(LinearProbe, path, inputs={"photo": width})
 
 
-def official(path: Path) -> None:
-    """Weights in the layout of the authors' checkpoint, from the developers' data folder."""
-    torch.save({"model": weights(SHARED)}, path)
-
-
 def finished_run(folder: Path) -> None:
     """A finished run on species with its test records."""
     finetuned(folder, "gair.safetensors", {"kind": "geo_prior"}, {"top_1": 0.6})
@@ -177,13 +169,11 @@ MAKERS: dict[str, Callable[[Path], object]] = {
     "new_photos.csv": photo_table,
     "labels.gpkg": polygons,
     "gair.safetensors": model,
-    "GAIR.pth": official,
     "runs/finetune/inat2018": finished_run,
     "data/gair/models/gair.safetensors": model,
     "probe.safetensors": probe,
     "change.safetensors": lambda path: head(LinearChangeHead, path),
     "crops.safetensors": lambda path: head(SeriesLTAEHead, path, decoder="linear"),
-    "CROMA_base.pt": lambda path: write_croma(path, croma_weights(width=768, depth=1)),
     "photo.jpg": photo,
     "scenes": scenes,
     "cities": cities,

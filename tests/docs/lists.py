@@ -22,7 +22,7 @@ PLACEHOLDERS = {
 BEFORE_SNIPPETS = {
     "README.md": """
 import torch
-side = __import__("gair_core").load("gair.safetensors").config.street_view.image_size
+side = __import__("gair_core").load("demo").config.street_view.image_size
 images, photos = torch.rand(1, 10, 64, 64), torch.rand(1, 3, side, side)
 uv, lonlat = torch.rand(1, 5, 2), torch.tensor([[11.5, 48.1]])
 """,
@@ -70,10 +70,8 @@ NOT_RUN = {
     "--index-url https://download.pytorch.org/whl/cu132": "needs Windows",
 }
 
-# Needs the developers' data folder: real scenes, and weights in the layout of the authors' checkpoint.
-NEEDS_DATA = {
-    "python training/evaluate.py demo --only-real --real FOLDER",
-}
+# Needs the developers' data folder.
+NEEDS_DATA = {"python training/evaluate.py demo --only-real --real FOLDER"}
 
 _WORLD = "--cities 8 --validation 2 --test 2 --photos 12 --size 96 --photo-size 48 --processes 1"
 _PRETRAIN = (
