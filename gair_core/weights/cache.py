@@ -62,14 +62,12 @@ def cached_path(source: Source) -> Path:
 def by_hand(source: Source) -> str:
     """Return the way out of a failing network."""
     return (
-        f"Or fetch {source.address} by hand, with a browser or on another machine, and give the file: gair "
-        f"download {source.name} --file PATH --accept-licence"
+        f"By hand, with a browser or on another machine: fetch {source.address} (its page is {source.page}), "
+        f"then give the file: gair download {source.name} --file PATH --accept-licence"
     )
 
 
-def obtain(
-    source: Source, given: str, progress: Progress, end: float, patience: Patience | None = None
-) -> Weights:
+def obtain(source: Source, given: str, progress: Progress, end: float) -> Weights:
     """Return the file of a source, from the cache where it lies there whole, else from its address.
 
     Of several processes that want the same file one fetches it and the others wait for it.
@@ -79,7 +77,6 @@ def obtain(
         given: Checksum that the user gave, hexadecimal, or empty.
         progress: Told how far it is; may cancel.
         end: The part of the task's progress that this is, from 0.
-        patience: How long to wait for the server, and how often to try.
 
     Raises:
         DownloadError: As `Transfer.fetch`, or the file has another checksum; then it is removed.
@@ -92,7 +89,7 @@ def obtain(
     path = cached_path(source)
     with _writing_to(path.parent), _alone(path, progress) as waited:
         weights = _from_cache(source, given, progress) if waited else None
-        return weights or _fetch(source, given, progress, end, Patience() if patience is None else patience)
+        return weights or _fetch(source, given, progress, end)
 
 
 def _from_cache(source: Source, given: str, progress: Progress) -> Weights | None:
@@ -147,12 +144,12 @@ def _writing_to(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _fetch(source: Source, given: str, progress: Progress, end: float, patience: Patience) -> Weights:
+def _fetch(source: Source, given: str, progress: Progress, end: float) -> Weights:
     """Fetch the file and compare its checksum, as `obtain` says."""
     path = cached_path(source)
     wanted, authority = _wanted(source, given)
     transfer = Transfer(
-        source.address, path, source.size, source.size_is_exact, wanted, by_hand(source), patience
+        source.address, path, source.size, source.size_is_exact, wanted, by_hand(source), Patience()
     )
     published = transfer.fetch(progress, (0.0, end - _CHECKSUM_SHARE))
     if not wanted and published.sha256:
@@ -179,14 +176,20 @@ def look_at(source: Source, path: Path, given: str, progress: Progress) -> Weigh
         progress: May cancel.
 
     Raises:
-        BadInputError: There is no such file, or it has another checksum.
+        BadInputError: There is no such file, it cannot be read, or it has another checksum.
         CancelledError: The user cancelled.
     """
     if not path.is_file():
         raise BadInputError(f"There is no file {path}.", f"Fetch it from {source.address} first.")
     wanted, authority = _wanted(source, given)
     progress.report(0.0, "comparing the checksum")
-    found = checksum(path, progress)
+    try:
+        found = checksum(path, progress)
+    except OSError as error:
+        raise BadInputError(
+            f"{path} cannot be read: {error.strerror or error}.",
+            "Copy it to a folder of yours and try again.",
+        ) from error
     if not wanted:
         progress.log(
             "warning",

@@ -11,6 +11,7 @@ import re
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -297,6 +298,14 @@ def test_offline_from_the_archive_or_the_weights_within(pinned, wheel_site, tmp_
         run(file=str(tmp_path / "nowhere"))
     assert wheel_site.requests == []
     assert not (tmp_path / "user/models/geoclip.safetensors").exists()
+
+
+def test_a_file_that_the_system_does_not_give(pinned):
+    path = Path("/proc/self/mem")
+    if not path.is_file():
+        pytest.skip("needs a file that cannot be read even by root")
+    with pytest.raises(BadInputError, match="mem cannot be read"):
+        run(file=str(path))
 
 
 def test_offline_without_a_checksum_says_so(unknown, wheel_site, tmp_path):
