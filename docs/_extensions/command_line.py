@@ -49,6 +49,8 @@ class CommandLineHelp(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Return the sections."""
+        # A second build would show what the program said in the first.
+        self.env.note_reread()
         texts = {"gair": help_of("--help")}
         texts |= {f"gair {name}": help_of(name, "--help") for name in TASK_MODULES}
         return [self._section(title, text) for title, text in texts.items()]
