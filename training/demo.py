@@ -4,7 +4,8 @@ One command, four steps: draw the store of the procedural world, train the model
 measure both. It writes ``demo.safetensors`` and ``demo-land-cover.safetensors``, and the figures as
 ``figures.json`` into the folder of the training.
 Ctrl-C stops it; the same command continues: the store with its missing cities, the training after its last
-step. With ``--trained MODEL`` the training is left out: any model of the world can become the demo.
+step. The head and the figures, which take minutes, are made anew. With ``--trained MODEL`` the training is
+left out: any model of the world can become the demo.
 
 The files become the built-in ones in ``gair_core/models``; ``GAIR_MODELS=FOLDER`` tries them out before.
 ``--quick`` makes a tiny world and a few steps, which shows that everything works and not what GAIR knows.
@@ -18,7 +19,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -29,7 +30,7 @@ from world_store import WorldSize, draw_world
 
 from gair_core import checkpoint
 from gair_core.cli import BarProgress
-from gair_core.errors import CancelledError, GairError
+from gair_core.errors import GairError
 from gair_core.evaluation.demo import as_text, held_out_figures
 from gair_core.finetune.datasets.world import WorldData
 from gair_core.finetune.world_land_cover import (
@@ -59,8 +60,6 @@ _QUICK = (
     *("evaluation.gallery=4", "model.remote_sensing.depth=1", "model.street_view.depth=1"),
     *("basis_components=16", "basis_samples=16"),
 )
-
-
 _QUICK_WORLD = WorldSize(
     cities=6, validation=1, test=1, side=64, photos=8, photo_side=32, days=(date(2023, 7, 10),)
 )
@@ -74,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with contextlib.closing(progress):
             return _run(options, progress)
-    except CancelledError:
+    # Whatever is written is written whole or not at all, so Ctrl-C may come at any time.
+    except KeyboardInterrupt:
         return _stopped(signal.SIGINT)
     except GairError as error:
         print(f"demo: error: {error.message}", file=sys.stderr)
@@ -96,7 +96,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--processes", type=int, default=os.cpu_count() or 1, help="cities drawn at a time (%(default)s)"
     )
     parser.add_argument("--quick", action="store_true", help="a tiny world and a few steps, in seconds")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.processes < 1:
+        parser.error(f"--processes must be at least 1, found {options.processes}")
+    return options
 
 
 def _run(options: argparse.Namespace, progress: Progress) -> int:
@@ -104,39 +107,28 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
     fit = FitOptions(scenes=_QUICK_SCENES) if options.quick else FitOptions()
     config = _configuration(options)
     output: Path = options.output or config.output / "models"
-    with _interruptible(progress):
-        if not (config.data.store / "store.json").is_file():
-            draw_world(config.data.store, size, options.processes, progress)
+    if not (config.data.store / "store.json").is_file():
+        draw_world(config.data.store, size, options.processes, progress)
     trained = options.trained
     if trained is None:
         trained = config.output / "model.safetensors"
         stopped = _train(config)
         if stopped:
             return _stopped(stopped)
-    with _interruptible(progress):
-        output.mkdir(parents=True, exist_ok=True)
-        _publish(trained, output / f"{DEMO}.safetensors", config)
-        _fit_head(output, config.data.store, fit, progress)
-        _measure(output, config, fit, progress)
+    output.mkdir(parents=True, exist_ok=True)
+    _publish(trained, output / f"{DEMO}.safetensors", config)
+    _fit_head(output, config.data.store, fit, progress)
+    _measure(output, config, fit, progress)
     print(f"{output / DEMO}.safetensors and {DEMO_HEAD}.safetensors are written.")
     return 0
 
 
 def _configuration(options: argparse.Namespace) -> PretrainConfig:
     overrides = list(_QUICK) if options.quick else []
-    overrides += [f"data.store={options.store}"] if options.store else []
-    overrides += [f"output={options.runs}"] if options.runs else []
+    # Quoted: YAML would read more than a path into some.
+    overrides += [f"data.store={json.dumps(str(options.store))}"] if options.store else []
+    overrides += [f"output={json.dumps(str(options.runs))}"] if options.runs else []
     return read_config(options.config, overrides)
-
-
-@contextlib.contextmanager
-def _interruptible(progress: Progress) -> Iterator[None]:
-    """Let Ctrl-C cancel between two cities or scenes; training has a handler of its own."""
-    before = signal.signal(signal.SIGINT, lambda *_: progress.cancel())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _stopped(number: int) -> int:

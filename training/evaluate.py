@@ -19,7 +19,6 @@ import argparse
 import contextlib
 import json
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -31,7 +30,7 @@ from world_store import WorldSize, draw_world
 
 from gair_core import checkpoint
 from gair_core.cli import BarProgress
-from gair_core.errors import BadInputError, CancelledError, GairError
+from gair_core.errors import BadInputError, GairError
 from gair_core.evaluation.comparison import compare
 from gair_core.evaluation.costs import costs_as_csv, costs_as_text, costs_as_values, read_costs
 from gair_core.evaluation.demo import as_text as held_out_as_text
@@ -59,7 +58,7 @@ def main() -> int:
     options = _parse()
     try:
         _TASKS[options.task](options)
-    except CancelledError:
+    except KeyboardInterrupt:
         return 130
     except GairError as error:
         print(f"evaluate: error: {error.message}", file=sys.stderr)
@@ -219,7 +218,6 @@ def _demo(options: argparse.Namespace) -> None:
     if options.only_real and options.real is None:
         raise BadInputError("--only-real leaves nothing to measure without --real.", "Give --real FOLDER.")
     progress = BarProgress()
-    signal.signal(signal.SIGINT, lambda *_: progress.cancel())
     found: dict[str, object] = {}
     with contextlib.closing(progress):
         if not options.only_real:

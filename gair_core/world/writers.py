@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import secrets
 import signal
+import threading
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -352,8 +353,14 @@ def _mapping(processes: int) -> Iterator[Callable[..., Iterator[str]]]:
     # A forked child would inherit locks that other threads hold.
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_ignore_interrupts)
+
+    def run(work: Callable[..., str], *arguments: Iterable[object]) -> Iterator[str]:
+        # All processes start here, and what they import before their initializer takes seconds.
+        with _born_deaf():
+            return pool.map(work, *arguments)
+
     try:
-        yield pool.map
+        yield run
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -361,6 +368,19 @@ def _mapping(processes: int) -> Iterator[Callable[..., Iterator[str]]]:
 def _ignore_interrupts() -> None:
     """Let the first process alone decide when to stop: Ctrl-C reaches all of them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _born_deaf() -> Iterator[None]:
+    """Let processes that start meanwhile ignore Ctrl-C from their first moment, where they inherit that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def unit_name(city: City) -> str:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,22 +53,38 @@ def test_the_demo_holds_on_real_scenes(shared):
 
 
 def demo(folder: Path, *more: str) -> list[str]:
-    paths = ["--store", str(folder / "store"), "--runs", str(folder / "run"), "--processes", "1"]
+    paths = ["--store", str(folder / "store #1"), "--runs", str(folder / "run"), "--processes", "2"]
     return [sys.executable, str(TRAINING / "demo.py"), "--quick", *paths, *more]
 
 
-@pytest.mark.slow
-def test_the_demo_is_made_in_pieces_by_one_command(tmp_path):
-    with subprocess.Popen(demo(tmp_path), stderr=subprocess.PIPE, text=True) as process:
+def interrupt(command: list[str], begun: Callable[[], bool]) -> None:
+    """Press Ctrl-C, which reaches all processes of a command, once something has begun."""
+    # A runner in the background ignores Ctrl-C, and so would what it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        signal.signal(signal.SIGINT, before)
         until = time.monotonic() + 300
-        while not list(tmp_path.glob("store/units/*.parquet")) and time.monotonic() < until:
+        while not begun() and time.monotonic() < until:
             time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=300)
     assert process.returncode == 130, errors
     assert errors.rstrip().endswith("Stopped; run the same command again to continue.")
-    begun = {path: path.stat().st_mtime_ns for path in tmp_path.glob("store/photos/*.tar")}
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # it starts the command nine times
+def test_the_demo_is_made_in_pieces_by_one_command(tmp_path):
+    refused = subprocess.run(demo(tmp_path, "--processes", "0"), capture_output=True, text=True, check=False)
+    assert "--processes must be at least 1, found 0" in refused.stderr
+    # While its processes start, and when the first city is done.
+    interrupt(demo(tmp_path), (tmp_path / "store #1").is_dir)
+    interrupt(demo(tmp_path), lambda: bool(list(tmp_path.glob("store #1/units/*.parquet"))))
+    begun = {path: path.stat().st_mtime_ns for path in tmp_path.glob("store #1/photos/*.tar")}
     assert begun
+    for part in ("run/state", "run/models/demo.safetensors", "run/models/demo-land-cover.safetensors"):
+        interrupt(demo(tmp_path), (tmp_path / part).exists)
     made = subprocess.run(demo(tmp_path), capture_output=True, text=True, check=True).stdout
     assert all(path.stat().st_mtime_ns == mark for path, mark in begun.items())
     assert "photo to scene, recall@1" in made
@@ -86,7 +103,7 @@ def test_the_demo_is_made_in_pieces_by_one_command(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(head.parameters(), again.parameters(), strict=True))
     # What it measured is what the other command measures.
     command = [sys.executable, str(TRAINING / "evaluate.py"), "demo", "--head", "demo-land-cover"]
-    command += ["--store", str(tmp_path / "store"), "--galleries", "2", "--localized", "4"]
+    command += ["--store", str(tmp_path / "store #1"), "--galleries", "2", "--localized", "4"]
     environment = {**os.environ, "GAIR_MODELS": str(models)}
     said = subprocess.run(
         [*command, "--json", str(tmp_path / "figures.json")],
