@@ -35,6 +35,8 @@ myst_heading_anchors = 3
 default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+# How pydantic is told to check values.
+autodoc_default_options = {"exclude-members": "model_config"}
 # Signatures name other classes of ours by their last name.
 python_use_unqualified_type_names = True
 napoleon_google_docstring = True

@@ -247,7 +247,7 @@ class Head(BaseHead):
             valid: Share of a patch's pixels with data, in [0, 1], shape (B, scenes, P_y, P_x); None for 1.
 
         Returns:
-            Features for `lattice`: one tensor if the head `merges`, else one a scene.
+            Features for `lattice`, one tensor if the head `merges`, else one a scene.
         """
         return features
 

@@ -130,7 +130,7 @@ class GAIR(nn.Module):
             blocks: Numbers of the blocks from 0, not falling; one may be asked for several times.
 
         Returns:
-            One tensor (B, width, H/p, W/p) a block: the sum of the residual branches up to it. The final
+            One tensor (B, width, H/p, W/p) a block, the sum of the residual branches up to it. The final
             norm, which was trained on the last block's output, is applied to that alone, so that it equals
             `encode_remote_sensing`.
 
