@@ -199,8 +199,8 @@ def _read_table(folder: Path) -> PhotoTable:
     path = folder / TABLE
     if not path.is_file():
         raise BadInputError(
-            f"{folder} holds no {TABLE}.",
-            "It must have the columns id, photo, scene, lon and lat; paths relative to the folder.",
+            f"{folder} is no folder with a {TABLE}.",
+            "The table must have the columns id, photo, scene, lon and lat; paths relative to the folder.",
         )
     table = read_photos(path, photo_field="photo", lon_field="lon", lat_field="lat")
     absent = [name for name in ("id", "scene") if name not in table.frame]

@@ -234,7 +234,9 @@ def test_folders_laid_out_otherwise(pairs, colourist, change, message):
 
 
 def test_no_table_and_no_whole_model(pairs, colourist, tmp_path):
-    with pytest.raises(BadInputError, match=r"holds no photos\.csv"):
+    with pytest.raises(BadInputError, match=r"is no folder with a photos\.csv"):
         check_retrieval(tmp_path, colourist, Progress())
+    with pytest.raises(BadInputError, match=r"is no folder with a photos\.csv"):
+        check_retrieval(pairs / "photos.csv", colourist, Progress())
     with pytest.raises(BadInputError, match="needs a scene encoder and a photo encoder, found location"):
         check_retrieval(pairs, GAIR(partial("location")).eval(), Progress())
