@@ -66,7 +66,8 @@ def add_table_of_contents(app: Sphinx, docname: str, source: list[str]) -> None:
         caption = part.splitlines()[0]
         pages = list(dict.fromkeys(_LINK.findall(part)))
         if pages:
-            listed = "\n".join(pages)
+            # The page of README.md is headed by the project's name alone, which says little in a list.
+            listed = "\n".join(f"The project <{page}>" if page == _PAGE_OF_README else page for page in pages)
             source[0] += f"\n\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{listed}\n```\n"
 
 
