@@ -222,9 +222,10 @@ class PointHead(BaseHead):
         found = self.config.order
         wrong = set(found) - set(self.allowed) or set(self.needed) - set(found)
         if wrong:
+            wanted = " and ".join(self.needed) or " or ".join(self.allowed)
             raise BadInputError(
-                f"A head of the kind {self.kind} cannot read {' and '.join(found)}.",
-                f"It reads {', '.join(self.needed or self.allowed)}.",
+                f"A head of the kind {self.kind} reads {wanted}, found {' and '.join(found)}.",
+                "Choose its inputs accordingly, or another kind of head.",
             )
         if self.hidden_layers is not None and self.hidden_layers != (self.config.hidden is not None):
             wanted = "one hidden layer" if self.hidden_layers else "no hidden layer"

@@ -118,12 +118,12 @@ def test_probabilities_sum_to_one_and_a_hidden_layer_has_sigmoids():
 @pytest.mark.parametrize(
     ("kind", "inputs", "hidden", "metadata", "message"),
     [
-        (LinearProbe, {"location": 16}, None, {"classes": CLASSES}, "cannot read location"),
+        (LinearProbe, {"location": 16}, None, {"classes": CLASSES}, "found location"),
         (LinearProbe, {"photo": 24}, 8, {"classes": CLASSES}, "no hidden layer"),
         (NonlinearProbe, {"photo": 24}, None, {"classes": CLASSES}, "one hidden layer"),
         (GeoPrior, {"location": 16}, None, {"targets": TARGETS}, "needs classes"),
         (LocationRegression, {"location": 16, "image": 4}, None, {"classes": CLASSES}, "needs targets"),
-        (LocationRegression, {"location": 16}, None, {"targets": TARGETS}, "cannot read location"),
+        (LocationRegression, {"location": 16}, None, {"targets": TARGETS}, "found location"),
     ],
 )
 def test_a_kind_refuses_what_does_not_suit_it(kind, inputs, hidden, metadata, message):
