@@ -95,5 +95,5 @@ SMALLER: dict[str, str] = {
     "benchmarks/table_7.py": "--presets tiny --batch-sizes 1 --rounds 1",
     "benchmarks/memory.py": "--width 512 --rows 1024 512",
     "benchmarks/pretrain_throughput.py": "--preset tiny --batch-size 2 --steps 1 --warmup 1 --device cpu",
-    "benchmarks/ablation.py": "--table",
+    "benchmarks/ablation.py": "--quick --rows gair mae --seeds 1",
 }
