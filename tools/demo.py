@@ -9,7 +9,6 @@ the truth where it is known, and the commands that repeat each step.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ import pyogrio
 from demo_inputs import Inputs, check_files, claim
 from demo_maps import SMALL_SIDE, check_renderer, photo_maps, render_maps, scene_maps
 from demo_page import Page, PhotoView, Truth, percent, picture_uri, render_page
-from demo_process import GAIR_PYTHON, Process, Step, find_qgis
+from demo_process import Process, Step, find_qgis, setup_commands
 from demo_scores import (
     CoverScores,
     PhotoScore,
@@ -63,7 +62,7 @@ def main() -> None:
         model=options.model,
         head=options.head,
         files=inputs.folder,
-        setup=_setup(process.program, inputs.folder),
+        setup=setup_commands(process.program, ARCHIVE, inputs.folder),
         maps={Path(one.picture).stem: picture_uri(Path(one.picture)) for one in maps},
         steps=steps,
         seconds=time.monotonic() - started,
@@ -223,20 +222,6 @@ def _views(
             photo=picture_uri(score.path, SMALL_SIDE),
             map=picture_uri(Path(drawn.picture)) if drawn else "",
         )
-
-
-def _setup(program: str, folder: Path) -> str:
-    """Return the commands before the first step."""
-    plugins = "$HOME/.local/share/QGIS/QGIS3/profiles/default/python/plugins"
-    return "\n".join(
-        (
-            f'mkdir -p "{plugins}" && unzip -oq {shlex.quote(str(ARCHIVE))} -d "{plugins}"',
-            f"{program} plugins enable {NAME}",
-            f"export GAIR_PYTHON={shlex.quote(str(GAIR_PYTHON))}",
-            "export QT_QPA_PLATFORM=offscreen   # where there is no screen",
-            f"cd {shlex.quote(str(folder))}",
-        )
-    )
 
 
 def _place() -> str:

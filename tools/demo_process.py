@@ -56,6 +56,27 @@ def find_qgis() -> str:
     return program
 
 
+def setup_commands(program: str, archive: Path, folder: Path) -> str:
+    """Return what to type before the commands of steps.
+
+    Args:
+        program: Name of ``qgis_process``.
+        archive: The plugin's zip.
+        folder: Where the steps ran.
+    """
+    plugins = "$HOME/.local/share/QGIS/QGIS3/profiles/default/python/plugins"
+    return "\n".join(
+        (
+            # First of all: without a screen QGIS does not even enable a plugin otherwise.
+            "export " + " ".join(f"{name}={value}" for name, value in QUIET.items()),
+            f"export GAIR_PYTHON={shlex.quote(str(GAIR_PYTHON))}",
+            f'mkdir -p "{plugins}" && unzip -oq {shlex.quote(str(archive))} -d "{plugins}"',
+            f"{program} plugins enable {NAME}",
+            f"cd {shlex.quote(str(folder))}",
+        )
+    )
+
+
 class Process:
     """``qgis_process`` with a profile of its own.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -75,6 +76,25 @@ def test_an_old_output_is_not_taken_for_a_new_one(process: Any, tmp_path: Path) 
         SystemExit, match=r"gair:embed said nothing of a failure, but did not write .*out\.tif"
     ):
         process.run("gair:embed", FORGET="OUTPUT", OUTPUT="out.tif")
+
+
+def test_the_commands_before_the_first_step_work_without_a_screen(tool: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "my demo").mkdir()
+    qgis = tmp_path / "qgis_process"
+    # As QGIS does, it falls over where it has neither a screen nor a word about it.
+    qgis.write_text('#!/bin/sh\ntest "$QT_QPA_PLATFORM" = offscreen && echo "$@" in "$GAIR_PYTHON"\n')
+    (tmp_path / "unzip").write_text('#!/bin/sh\ntest -d "$4"\n')
+    for program in (qgis, tmp_path / "unzip"):
+        program.chmod(0o755)
+    commands = tool.setup_commands(qgis.name, tmp_path / "the gair.zip", tmp_path / "my demo")
+    said = subprocess.run(
+        ["/bin/sh", "-e", "-c", commands + "\npwd"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path / "home of mine")},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert said.splitlines() == [f"plugins enable gair in {tool.GAIR_PYTHON}", str(tmp_path / "my demo")]
 
 
 def test_without_qgis(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
