@@ -175,39 +175,42 @@ def score_cover(
         merged: Names of classes of the map, and what the truth calls them.
     """
     names = legend_of(truth)
-    number_of = {name: value for value, (name, _) in names.items()}
-    with rasterio.open(found) as source, rasterio.open(truth) as reference:
-        values, true = source.read(1), reference.read(1)
-        counted = (true > 0) & (values > 0)
-        if polygons is not None:
-            counted &= ~_covered(polygons, reference)
+    counted, true, values = _pixels(found, truth, polygons)
     # A class of the map that the truth does not know is wrong wherever it stands.
-    renamed = np.full(max(legend_of(found)) + 1, max(names) + 1)
-    for value, (name, _) in legend_of(found).items():
-        renamed[value] = number_of.get((merged or {}).get(name, name), max(names) + 1)
-    table = confusion_matrix(true[counted], renamed[values[counted]], labels=range(1, max(names) + 2))
-    right, reference_counts, found_counts = np.diag(table), table.sum(axis=1), table.sum(axis=0)
-    total = int(table.sum())
+    unknown = max(names) + 1
+    number_of = {name: value for value, (name, _) in names.items()}
+    legend = legend_of(found)
+    renamed = np.full(max(legend) + 1, unknown)
+    for value, (name, _) in legend.items():
+        renamed[value] = number_of.get((merged or {}).get(name, name), unknown)
+    table = confusion_matrix(true[counted], renamed[values[counted]], labels=range(1, unknown + 1))
+    right, true_counts, total = np.diag(table), table.sum(axis=1), int(table.sum())
+    ious = right / np.maximum(true_counts + table.sum(axis=0) - right, 1)
     classes = tuple(
-        ClassScore(
-            name,
-            colour,
-            float(
-                right[value - 1] / (reference_counts[value - 1] + found_counts[value - 1] - right[value - 1])
-            ),
-            float(reference_counts[value - 1] / total),
-        )
+        ClassScore(name, colour, float(ious[value - 1]), float(true_counts[value - 1] / total))
         for value, (name, colour) in names.items()
-        if reference_counts[value - 1]
+        if true_counts[value - 1]
     )
     return CoverScores(
         accuracy=float(right.sum() / total),
         mean_iou=float(np.mean([one.iou for one in classes])),
         largest=max(one.share for one in classes),
-        chance=chance_iou(reference_counts.tolist()),
+        chance=chance_iou(true_counts.tolist()),
         classes=classes,
         pixels=total,
     )
+
+
+def _pixels(
+    found: Path, truth: Path, polygons: Path | None
+) -> tuple[Mask, npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Return which pixels count, the true values and those that were found, (H, W) each."""
+    with rasterio.open(found) as source, rasterio.open(truth) as reference:
+        values, true = source.read(1), reference.read(1)
+        counted = (true > 0) & (values > 0)
+        if polygons is not None:
+            counted &= ~_covered(polygons, reference)
+    return counted, true, values
 
 
 def _covered(polygons: Path, raster: rasterio.DatasetReader) -> Mask:
