@@ -389,5 +389,5 @@ def test_the_demos_land_cover_of_a_real_scene_in_deepness(shared, tmp_path):
     head, _ = load_head("demo-land-cover")
     same = np.array([0, *(one.value for one in head.classes)])[found] == classes
     print(f"{same.mean():.4f} of the pixels agree, {same[:144, -144:].mean():.4f} within the first tile")
-    assert same.mean() > 0.97
+    assert same.mean() > 0.99  # docs/interoperability.md says so
     assert same[:144, -144:].mean() > 0.9999
