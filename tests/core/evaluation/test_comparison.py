@@ -161,6 +161,8 @@ def test_bad_folders_and_files(tmp_path):
 
 def _evaluate(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *map(str, arguments)])
+    # As Python does for a script that it is given.
+    monkeypatch.syspath_prepend(CONFIGS.parent)
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(CONFIGS.parent / "evaluate.py"), run_name="__main__")
     return end.value.code

@@ -101,7 +101,7 @@ def test_into_merges_and_leaves_the_base_alone(tmp_path):
 
 
 def test_into_a_model_of_another_dimension_writes_nothing(croma, tmp_path):
-    with pytest.raises(BadInputError, match="192 dimensions in the base"):
+    with pytest.raises(BadInputError, match="128 dimensions in the base"):
         run(croma, tmp_path / "out.safetensors", num_heads=HEADS, into="demo")
     assert not (tmp_path / "out.safetensors").exists()
 

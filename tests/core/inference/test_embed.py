@@ -59,7 +59,7 @@ def test_components_are_the_basis_applied_to_the_embedding(demo, tmp_path):
     full = torch.from_numpy(dense_embedding(demo, dn)).permute(1, 2, 0)
     expected = demo.basis.project(full).permute(2, 0, 1).numpy()
     found = run(scene, tmp_path / "float.tif", components=5, dtype="float32")
-    np.testing.assert_allclose(found, expected[:5], atol=1e-5)
+    np.testing.assert_allclose(found, expected[:5], rtol=1e-6, atol=1e-5)
     codes = run(scene, tmp_path / "int8.tif", components=5)
     assert codes.dtype == np.int8
     step = demo.basis.scale[:5, None, None].numpy()

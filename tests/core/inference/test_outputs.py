@@ -12,6 +12,7 @@ from pathlib import Path
 import geopandas
 import pytest
 
+import gair_core
 from gair_core.errors import BadInputError
 from gair_core.inference import outputs
 from gair_core.inference.outputs import Destination
@@ -401,7 +402,7 @@ def test_sample_counts_its_rows_before_it_starts(suffix, value_bytes, tmp_path, 
     many.to_file(points, driver="GPKG")
     before = names(tmp_path)
     options = {"scene": str(scene), "points": str(points), "output": str(tmp_path / f"out.{suffix}")}
-    needed = 2000 * 192 * value_bytes
+    needed = 2000 * gair_core.load("demo").config.embed_dim * value_bytes
     disk(needed)
     with pytest.raises(BadInputError, match=r"needs up to .* while it is written, but only .* are free"):
         sample(SampleRequest(**options))

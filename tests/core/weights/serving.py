@@ -105,9 +105,9 @@ class _Handler(BaseHTTPRequestHandler):
         site = self.site
         stop = site.break_at if site.break_at is not None else site.silent_at
         part = body if stop is None else body[:stop]
+        site.sent += len(part)  # counted first: whoever has all of it may look at once
         self.wfile.write(part)
         self.wfile.flush()
-        site.sent += len(part)
         if site.break_at is not None:
             site.break_at = None
             # What was written arrives before the end of the connection does.
