@@ -15,7 +15,8 @@ from .made_scenes import made_scene
 
 
 def recipe() -> str:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "batch.md").read_text("utf-8"), re.DOTALL)
+    page = (ROOT / "docs" / "batch.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(# batch\.py\n.*?)```", page, re.DOTALL)
     return code
 
 
