@@ -201,21 +201,38 @@ def write_tensors(
     full_entry = {**entry, "format_version": FORMAT_VERSION, "kind": kind, "fingerprint": fingerprint}
     part = path.with_name(f"{path.name}.{token or secrets.token_hex(4)}.part")
     try:
-        part.touch()
-        # As the system makes a new file; safetensors makes one that only its owner may read.
-        mode = stat.S_IMODE(part.stat().st_mode)
-        save_file(stored, part, metadata={"format": "pt", "gair": json.dumps(full_entry, allow_nan=False)})
-        part.chmod(mode)
-        _synchronise(part)
-        part.replace(path)
+        save_complete(stored, path, part, {"format": "pt", "gair": json.dumps(full_entry, allow_nan=False)})
     except (OSError, SafetensorError) as error:
         raise BadInputError(
             f"{path} could not be written: {error}.",
             "Check free space and permissions, or whether it is in use.",
         ) from error
+    return fingerprint
+
+
+def save_complete(tensors: Mapping[str, Tensor], path: Path, part: Path, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file that is complete when its name is there, even after a power cut.
+
+    Args:
+        tensors: What to store, contiguous and on the CPU.
+        path: The file.
+        part: Where it grows, in the same folder; gone afterwards.
+        metadata: Of the file's header.
+
+    Raises:
+        OSError: It cannot be written; what had the name still has it.
+        SafetensorError: Likewise.
+    """
+    try:
+        part.touch()
+        # As the system makes a new file; safetensors makes one that only its owner may read.
+        mode = stat.S_IMODE(part.stat().st_mode)
+        save_file(dict(tensors), part, metadata=dict(metadata))
+        part.chmod(mode)
+        _synchronise(part)
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    return fingerprint
 
 
 def read_tensors(

@@ -6,7 +6,6 @@ Random numbers need no state: order, augmentation, masks and dropout are functio
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +13,9 @@ from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from gair_core.checkpoint import enumerate_names
+from gair_core.checkpoint import enumerate_names, save_complete
 from gair_core.errors import BadInputError, CheckpointError
 
 _NAME: Final = "step-{:09d}.safetensors"
@@ -59,11 +57,7 @@ def save_state(
     text = json.dumps(dict(description), allow_nan=False)
     try:
         stored = {name: values.detach().cpu().contiguous() for name, values in tensors.items()}
-        save_file(stored, part, metadata={"gair_pretraining": text})
-        # The bytes must be on the disk before the name is, or a power cut leaves an empty state.
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
+        save_complete(stored, path, part, {"gair_pretraining": text})
     except (OSError, SafetensorError) as error:
         last = latest_state(folder)
         raise BadInputError(
@@ -71,8 +65,6 @@ def save_state(
             "Make room and run again with --resume: "
             + (f"{last} is complete." if last else "no earlier state was written."),
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
     for old in _states(folder)[: -(keep + 1)]:
         old.unlink()
     return path

@@ -16,8 +16,8 @@ import torch
 import yaml
 
 import gair_core
+from gair_core import checkpoint as checkpoint_module
 from gair_core.errors import BadInputError, TrainingError
-from gair_core.pretrain import state as state_module
 from gair_core.pretrain.run_log import Meter, RunLog
 from gair_core.pretrain.trainer import pretrain
 from gair_core.yaml_config import to_yaml
@@ -229,7 +229,7 @@ def test_speed_leaves_out_evaluating_and_saving(monkeypatch: pytest.MonkeyPatch)
 def test_a_full_disk_keeps_the_last_good_state(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = state_module.save_file
+    real = checkpoint_module.save_file
 
     def save_file(tensors: dict, path: Path, **options: Any) -> None:
         real(tensors, path, **options)
@@ -237,7 +237,7 @@ def test_a_full_disk_keeps_the_last_good_state(
             path.write_bytes(path.read_bytes()[:100])
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(state_module, "save_file", save_file)
+    monkeypatch.setattr(checkpoint_module, "save_file", save_file)
     with pytest.raises(BadInputError, match="No space left") as caught:
         run(store, tmp_path / "run", save_every=2)
     assert "step-000000002.safetensors is complete" in caught.value.hint
