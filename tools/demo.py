@@ -34,6 +34,7 @@ from package import version
 from sketch import Sketch
 from stage import NAME, ROOT
 
+from gair_core.finetune.world_land_cover import MERGED
 from gair_core.world import World
 from gair_core.world.demo import DAY, LATER, DemoFiles
 
@@ -192,7 +193,7 @@ def _truth(world: DemoFiles, folder: Path) -> Truth:
         # Where the polygons lie neither map is scored, so that both are scored alike.
         segment=score_cover(folder / "classes.tif", merged, polygons=world.polygons),
         trained=score_cover(trained, world.land_cover, polygons=world.polygons),
-        trained_merged=score_cover(trained, merged, polygons=world.polygons, merged={**demo_scene.MERGED}),
+        trained_merged=score_cover(trained, merged, polygons=world.polygons, merged=MERGED),
         polygons=_count(world.polygons),
         change=score_change(
             folder / "change.tif", (world.scene, world.later), (world.land_cover, world.later_land_cover)

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import rasterio
 
-from gair_core.finetune.world_land_cover import CLASSES
+from gair_core.finetune.world_land_cover import CLASSES, MERGED
 from gair_core.inference.polygons import categories_style
 from gair_core.inference.styles import palette_style
 from gair_core.world import LAND_COVER, World
@@ -25,14 +25,6 @@ CITY: Final = 19
 SIZE: Final = 512
 PHOTOS: Final = 40
 WRONG: Final = 3
-
-MERGED: Final = {
-    "forest": "trees",
-    "bare soil": "bare ground",
-    "dense built-up": "built-up",
-    "sparse built-up": "built-up",
-}
-"""What the model `demo` calls classes of the world; roads it leaves out."""
 
 # What QGIS imports from the folder.
 _JPEG: Final = (".jpg", ".jpeg")
@@ -87,7 +79,7 @@ def _write_merged(land_cover: Path, path: Path) -> None:
     value_of = {one.name: one.value for one in CLASSES}
     values = np.zeros(len(LAND_COVER) + 1, dtype=np.uint8)
     for number, name in enumerate(LAND_COVER, 1):
-        values[number] = value_of.get(MERGED.get(name, name), 0)
+        values[number] = value_of[MERGED[name]] if name in MERGED else 0
     with rasterio.open(land_cover) as source:
         merged, profile = values[source.read(1)], source.profile
     with rasterio.open(path, "w", **profile) as target:

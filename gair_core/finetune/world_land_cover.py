@@ -44,9 +44,7 @@ CLASSES: Final = make_classes(
 
 _WATER: Final = 0
 _BUILT_UP: Final = 5
-# The world's classes by those of the head. The world's roads are left out: in the country they are a pixel
-# of mixed field and gravel, in towns they lie among what is built up anyway.
-_MERGED: Final = {
+MERGED: Final = {
     "water": "water",
     "forest": "trees",
     "grass": "grass",
@@ -56,6 +54,11 @@ _MERGED: Final = {
     "sparse built-up": "built-up",
     "snow and ice": "snow and ice",
 }
+"""What the head calls the world's classes.
+
+The world's roads are left out: in the country they are a pixel of mixed field and gravel, in towns they lie
+among what is built up anyway.
+"""
 
 # Light that glinting water adds to each band, DN, and its deviation from pixel to pixel.
 _GLINT: Final = (100.0, 1500.0)
@@ -183,7 +186,7 @@ def merged_target(example: SceneExample, data: SceneData) -> npt.NDArray[np.int6
         BadInputError: It knows none of the world's classes.
     """
     ours = {one.name: number for number, one in enumerate(CLASSES)}
-    index = [ours[_MERGED[one.name]] if one.name in _MERGED else IGNORED for one in data.classes]
+    index = [ours[MERGED[one.name]] if one.name in MERGED else IGNORED for one in data.classes]
     if all(number == IGNORED for number in index):
         raise BadInputError(
             f"{data.title} knows the classes {', '.join(one.name for one in data.classes)}, none of the "
