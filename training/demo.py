@@ -20,7 +20,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
@@ -41,7 +41,7 @@ from gair_core.finetune.world_land_cover import (
     fit_land_cover,
 )
 from gair_core.head_checkpoint import load_head, save_head
-from gair_core.heads.base import AccuracyReport, HeadMetadata
+from gair_core.heads.base import HeadMetadata
 from gair_core.metadata import CheckpointMetadata, Provenance
 from gair_core.pretrain.config import PretrainConfig, read_config
 from gair_core.pretrain.store import Store
@@ -176,14 +176,8 @@ def _fit_head(folder: Path, store: Path, options: FitOptions, progress: Progress
     head = fit_land_cover(model, collect_pixels(model, data, "train", options, progress), options)
     results = evaluate_land_cover(model, head, data, "test")
     shown = ("iou", "f1", "precision", "recall")
-    report = AccuracyReport(
-        data="scenes of held-out cities of the procedural world",
-        metrics=results.metrics,
-        class_metrics={
-            name: {key: metrics[key] for key in shown} for name, metrics in results.class_metrics.items()
-        },
-        confusion=results.confusion,
-    )
+    known = {name: {key: found[key] for key in shown} for name, found in results.class_metrics.items()}
+    report = replace(results, class_metrics=known).report("scenes of held-out cities of the procedural world")
     head.metadata = HeadMetadata(
         title="GAIR demo: land cover, learned from a procedural world",
         classes=CLASSES,

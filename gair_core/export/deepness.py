@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from gair_core.errors import BadInputError
 from gair_core.heads.base import Head
-from gair_core.heads.pixel_features import PixelFeatures
+from gair_core.heads.pixel_features import window_features
 from gair_core.inference.engine import MARGIN
 from gair_core.inference.pixel_bands import nearly_same_size
 from gair_core.model.gair import GAIR
@@ -127,7 +127,7 @@ class DeepnessSegmentor(nn.Module):
         if self.rim is not None:
             sampled = sampled + self.rim
         features = self.head.pixel_features
-        pixels = [] if features is None else [window_features(dn, valid, features)[0]]
+        pixels = [] if features is None else [window_features(dn, features, valid)[0]]
         return self.head.logits([sampled[0], *pixels])[None]
 
     def _to_dn(self, tile: Tensor) -> Tensor:
@@ -141,33 +141,6 @@ def _is_nodata(tile: Tensor) -> Tensor:
     """Return where no band has data, (1, 1, side, side): 0, less or 65535 in all bands, or NaN in one."""
     nothing = (tile <= 0) | (tile >= _SATURATED / _INPUT_SCALE)
     return nothing.all(dim=1, keepdim=True) | (tile != tile).any(dim=1, keepdim=True)  # noqa: PLR0124
-
-
-def window_features(dn: Tensor, valid: Tensor, features: PixelFeatures) -> Tensor:
-    """Return the features of all pixels of a tile; nothing is known beyond its edges.
-
-    Args:
-        dn: Harmonised DN, shape (1, bands, height, width).
-        valid: Whether a pixel has data, bool, shape (1, 1, height, width).
-        features: Which features.
-
-    Returns:
-        DN, shape (1, F, height, width), as `gair_core.inference.pixel_bands.read_features` returns them.
-    """
-    there = valid.to(dn)
-    known = dn * there
-    parts = [known]
-    for side in features.windows:
-        count = _window_sum(there, side).clamp(min=1)
-        parts.append(_window_sum(known, side) / count)
-    return torch.cat(parts, dim=1)
-
-
-def _window_sum(values: Tensor, side: int) -> Tensor:
-    """Return sums over squares, of whole numbers up to 65535 in 5 x 5 pixels without rounding."""
-    channels = values.shape[1]
-    ones = torch.ones(channels, 1, side, side, dtype=values.dtype, device=values.device)
-    return F.conv2d(values, ones, padding=side // 2, groups=channels)
 
 
 def deepness_metadata(segmentor: DeepnessSegmentor) -> dict[str, str]:

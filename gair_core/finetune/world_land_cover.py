@@ -24,7 +24,7 @@ from gair_core.finetune.metrics import ClassificationMeter
 from gair_core.finetune.task import Results, Split
 from gair_core.heads.base import Head, HeadMetadata, embedding_localizer
 from gair_core.heads.pixel import PixelLinearConfig, PixelLinearHead
-from gair_core.heads.pixel_features import PixelFeatures, features_of_tile
+from gair_core.heads.pixel_features import PixelFeatures, window_features
 from gair_core.model.gair import GAIR
 from gair_core.progress import Progress
 from gair_core.sentinel2.bands import BANDS, normalize
@@ -42,8 +42,7 @@ CLASSES: Final = make_classes(
 )
 """Classes of the head, in the order of its logits."""
 
-_WATER: Final = 0
-_BUILT_UP: Final = 5
+_NUMBER: Final = {one.name: number for number, one in enumerate(CLASSES)}
 MERGED: Final = {
     "water": "water",
     "forest": "trees",
@@ -111,9 +110,9 @@ class Variety:
         """
         bands = len(dn)
         if rng.random() < self.glint:
-            dn = _glinting(dn, labels == _WATER, rng)
+            dn = _glinting(dn, labels == _NUMBER["water"], rng)
         if rng.random() < self.shade:
-            dn = _shaded(dn, labels == _BUILT_UP, rng)
+            dn = _shaded(dn, labels == _NUMBER["built-up"], rng)
         middle = np.median(dn, axis=(1, 2), keepdims=True)
         varied = middle + (dn - middle) * np.exp(rng.normal(0, self.contrast))
         gain = np.exp(rng.normal(0, self.gain) + rng.normal(0, self.band_gain, bands))
@@ -185,8 +184,7 @@ def merged_target(example: SceneExample, data: SceneData) -> npt.NDArray[np.int6
     Raises:
         BadInputError: It knows none of the world's classes.
     """
-    ours = {one.name: number for number, one in enumerate(CLASSES)}
-    index = [ours[MERGED[one.name]] if one.name in MERGED else IGNORED for one in data.classes]
+    index = [_NUMBER[MERGED[one.name]] if one.name in MERGED else IGNORED for one in data.classes]
     if all(number == IGNORED for number in index):
         raise BadInputError(
             f"{data.title} knows the classes {', '.join(one.name for one in data.classes)}, none of the "
@@ -196,8 +194,8 @@ def merged_target(example: SceneExample, data: SceneData) -> npt.NDArray[np.int6
     # The last place serves IGNORED, which is -1.
     merged = np.array([*index, IGNORED], dtype=np.int64)[example.target]
     # To the world a frozen lake is water; what a scene shows is ice.
-    frozen = (merged == _WATER) & (example.dn[0, BANDS.index("B3")] > _BRIGHTEST_WATER)
-    merged[frozen] = ours["snow and ice"]
+    frozen = (merged == _NUMBER["water"]) & (example.dn[0, BANDS.index("B3")] > _BRIGHTEST_WATER)
+    merged[frozen] = _NUMBER["snow and ice"]
     return merged
 
 
@@ -251,7 +249,7 @@ def _draw(target: npt.NDArray[np.int64], count: int, rng: np.random.Generator) -
 def _see(model: GAIR, dn: Values) -> tuple[Tensor, Tensor]:
     """Return z and the pixels' features, (D, H W) and (F, H W), of a scene in memory."""
     tile = torch.from_numpy(dn)
-    features = features_of_tile(tile, PixelFeatures())
+    features = window_features(tile[None], PixelFeatures())[0]
     z = model.interpolate_dense(
         model.encode_remote_sensing(_normalized(model, tile)[None]), (dn.shape[1], dn.shape[2])
     )
@@ -331,7 +329,7 @@ def evaluate_land_cover(model: GAIR, head: Head, data: SceneData, split: Split) 
     for index in chosen.tolist():
         example = data.read(split, index)
         dn = torch.from_numpy(example.dn[0])
-        pixels = None if head.pixel_features is None else features_of_tile(dn, head.pixel_features)[None]
+        pixels = None if head.pixel_features is None else window_features(dn[None], head.pixel_features)
         logits = head.forward_tile(model, [_normalized(model, dn)[None]], pixels=pixels)
         target = torch.from_numpy(merged_target(example, data))
         meter.update(logits[0].argmax(dim=0), target)

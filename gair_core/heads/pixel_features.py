@@ -48,18 +48,29 @@ class PixelFeatures(BaseModel):
         return max(self.windows, default=1) // 2
 
 
-def features_of_tile(dn: Tensor, features: PixelFeatures) -> Tensor:
-    """Return the features of every pixel of a tile in memory, all of whose pixels have data.
+def window_features(dn: Tensor, features: PixelFeatures, valid: Tensor | None = None) -> Tensor:
+    """Return the features of all pixels of a tile in memory; nothing is known beyond its edges.
 
     Args:
-        dn: The ten bands in the order of `BANDS`, DN, float32 of shape (10, H, W).
-        features: Which features; the tile's pixels must be of their size.
+        dn: The bands in the order of `BANDS`, harmonised DN, shape (1, bands, H, W); the pixels must be
+            of the features' size.
+        features: Which features.
+        valid: Whether a pixel has data, bool, shape (1, 1, H, W); all have when None.
 
     Returns:
-        DN, shape (F, H, W); a mean is over the pixels of its window that are within the tile.
+        DN, shape (1, F, H, W), as `gair_core.inference.pixel_bands.read_features` returns them.
     """
-    means = [
-        F.avg_pool2d(dn[None], side, stride=1, padding=side // 2, count_include_pad=False)[0]
-        for side in features.windows
-    ]
-    return torch.cat([dn, *means])
+    there = torch.ones_like(dn[:, :1]) if valid is None else valid.to(dn)
+    known = dn * there
+    parts = [known]
+    for side in features.windows:
+        count = _window_sum(there, side).clamp(min=1)
+        parts.append(_window_sum(known, side) / count)
+    return torch.cat(parts, dim=1)
+
+
+def _window_sum(values: Tensor, side: int) -> Tensor:
+    """Return sums over squares, of whole numbers up to 65535 in 5 x 5 pixels without rounding."""
+    channels = values.shape[1]
+    ones = torch.ones(channels, 1, side, side, dtype=values.dtype, device=values.device)
+    return F.conv2d(values, ones, padding=side // 2, groups=channels)

@@ -26,7 +26,7 @@ from gair_core.finetune.world_land_cover import (
     merged_target,
 )
 from gair_core.heads import HeadClass
-from gair_core.heads.pixel_features import PixelFeatures, features_of_tile
+from gair_core.heads.pixel_features import PixelFeatures, window_features
 from gair_core.inference.pixel_bands import read_features
 from gair_core.pretrain.splits import SplitConfig
 from gair_core.progress import Progress
@@ -152,7 +152,7 @@ def test_features_of_a_tile_are_those_that_segment_reads_from_a_file(tmp_path):
     with Scene.open(path, offset=0) as scene:
         wanted, valid = read_features(scene, scene.native, np.arange(24), np.arange(32), features)
     assert valid.all()
-    found = features_of_tile(torch.from_numpy(dn.astype(np.float32)), features).numpy()
+    found = window_features(torch.from_numpy(dn.astype(np.float32))[None], features)[0].numpy()
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
