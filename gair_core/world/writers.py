@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import secrets
 import signal
-import threading
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -372,15 +371,18 @@ def _ignore_interrupts() -> None:
 
 @contextlib.contextmanager
 def _born_deaf() -> Iterator[None]:
-    """Let processes that start meanwhile ignore Ctrl-C from their first moment, where they inherit that."""
-    if threading.current_thread() is not threading.main_thread():
+    """Let processes that start meanwhile never hear Ctrl-C; it reaches this one as soon as they have started.
+
+    On Windows, which knows no masks of signals, nothing changes.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def unit_name(city: City) -> str:

@@ -78,9 +78,14 @@ def interrupt(command: list[str], begun: Callable[[], bool]) -> None:
 def test_the_demo_is_made_in_pieces_by_one_command(tmp_path):
     refused = subprocess.run(demo(tmp_path, "--processes", "0"), capture_output=True, text=True, check=False)
     assert "--processes must be at least 1, found 0" in refused.stderr
-    # While its processes start, and when the first city is done.
+
+    def cities() -> int:
+        return len(list(tmp_path.glob("store #1/units/*.parquet")))
+
+    # While its processes start, which finish what they have begun, and when a further city is done.
     interrupt(demo(tmp_path), (tmp_path / "store #1").is_dir)
-    interrupt(demo(tmp_path), lambda: bool(list(tmp_path.glob("store #1/units/*.parquet"))))
+    before = cities()
+    interrupt(demo(tmp_path), lambda: cities() > before)
     begun = {path: path.stat().st_mtime_ns for path in tmp_path.glob("store #1/photos/*.tar")}
     assert begun
     for part in ("run/state", "run/models/demo.safetensors", "run/models/demo-land-cover.safetensors"):
