@@ -6,14 +6,13 @@ it reads, how its input must be scaled and what comes out, so that a catalogue c
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gair_core.checksum import sha256_of
 from gair_core.config import GAIRConfig, RemoteSensingConfig, StreetViewConfig
 from gair_core.head_checkpoint import POINT_HEAD_KINDS, load_head, load_point_head, needed_parts
 from gair_core.heads.base import BaseHead, Head, HeadClass
@@ -36,7 +35,6 @@ _WORLD = (-180.0, -90.0, 180.0, 90.0)
 _TIMES = {"start_datetime": "2015-06-23T00:00:00Z", "end_datetime": "9999-12-31T23:59:59Z"}
 _MULTIHASH_SHA256 = "1220"
 _BATCH = -1
-_STEP = 2**20
 
 
 def stac_item(info: InfoResult) -> Json:
@@ -81,15 +79,6 @@ def slug(text: str) -> str:
     """Return a name of letters, digits, ``_``, ``.`` and ``-``, the latter three not at its ends."""
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-_.")
     return plain or "unnamed"
-
-
-def multihash(path: Path) -> str:
-    """Return a file's SHA-256 as a multihash, hexadecimal, as ``file:checksum`` wants it."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_STEP):
-            digest.update(block)
-    return _MULTIHASH_SHA256 + digest.hexdigest()
 
 
 def _whole_model(info: InfoResult) -> tuple[BaseHead | None, GAIRConfig, int]:
@@ -354,7 +343,8 @@ def _assets(info: InfoResult, head: BaseHead | None, config: GAIRConfig) -> Json
         "roles": ["mlm:model", "mlm:weights", "data"],
         "mlm:artifact_type": "safetensors.torch.save_file",
         "file:size": info.bytes,
-        "file:checksum": multihash(info.file),
+        # A multihash, as the extension wants it.
+        "file:checksum": _MULTIHASH_SHA256 + sha256_of(info.file),
     }
     if config.remote_sensing is not None:
         model["bands"] = _bands(config.remote_sensing)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Literal
 import platformdirs
 from filelock import FileLock, Timeout
 
+from gair_core.checksum import sha256_of
 from gair_core.errors import BadInputError, DownloadError
 from gair_core.progress import Progress
 from gair_core.weights.server import Patience, Published
@@ -23,7 +23,6 @@ from gair_core.weights.transfer import Transfer
 VARIABLE = "GAIR_CACHE"
 #: Who says which checksum a file must have.
 Authority = Literal["this package", "you", "the first download", "the server", "nobody"]
-_BLOCK = 1 << 20
 # The part of the work, after the transfer, that is left for the checksum.
 _CHECKSUM_SHARE = 0.05
 # Somebody who waits for another process sees a cancel this often, in seconds.
@@ -99,7 +98,7 @@ def _from_cache(source: Source, given: str, progress: Progress) -> Weights | Non
     if not wanted or not path.is_file():
         return None
     progress.report(0.0, "comparing the checksum of the file in the cache")
-    if checksum(path, progress) == wanted:
+    if sha256_of(path, progress) == wanted:
         return Weights(path, wanted, authority, _recorded_revision(path))
     progress.log("warning", f"{path} has been damaged or replaced since; it is fetched again.")
     return None
@@ -155,7 +154,7 @@ def _fetch(source: Source, given: str, progress: Progress, end: float) -> Weight
     if not wanted and published.sha256:
         wanted, authority = published.sha256, "the server"
     progress.report(end - _CHECKSUM_SHARE, "comparing the checksum")
-    found = checksum(transfer.part, progress)
+    found = sha256_of(transfer.part, progress)
     if wanted and found != wanted:
         transfer.forget()
         raise _wrong(source, found, wanted, authority)
@@ -184,7 +183,7 @@ def look_at(source: Source, path: Path, given: str, progress: Progress) -> Weigh
     wanted, authority = _wanted(source, given)
     progress.report(0.0, "comparing the checksum")
     try:
-        found = checksum(path, progress)
+        found = sha256_of(path, progress)
     except OSError as error:
         raise BadInputError(
             f"{path} cannot be read: {error.strerror or error}.",
@@ -203,20 +202,6 @@ def look_at(source: Source, path: Path, given: str, progress: Progress) -> Weigh
             f"Fetch {source.address} again. Weights that you trust without that: gair import {source.kind}.",
         )
     return Weights(path, found, authority)
-
-
-def checksum(path: Path, progress: Progress) -> str:
-    """Return the SHA-256 of a file, hexadecimal.
-
-    Raises:
-        CancelledError: The user cancelled.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            progress.raise_if_cancelled()
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _wanted(source: Source, given: str) -> tuple[str, Authority]:

@@ -119,7 +119,8 @@ def download(request: DownloadRequest, progress: Progress) -> DownloadResult:
             f"The licence of {source.title} was not accepted: {source.licence}",
             f"Read it at {source.page} and, if you agree, add --accept-licence.",
         )
-    _prepare(output, request.file)
+    if request.output is None:
+        _prepare(output, request.file)
     require_space(output.parent, source.size)
     weights = _fetch(request, source, progress)
     progress.report(_DOWNLOAD_SHARE, "importing")
