@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +11,6 @@ import pytest
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
     import demo_inputs
 
     return demo_inputs

@@ -14,7 +14,6 @@ from rasterio.transform import from_origin
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
     import demo_maps
 
     return demo_maps

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +25,6 @@ MORE_MAPS = ("scene_plain", "later", "true_change", "change")
 
 @pytest.fixture(scope="module")
 def tools() -> ModuleType:
-    sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
     import demo_page
 
     return demo_page

@@ -31,7 +31,6 @@ print("----------------\\nResults\\n----------------\\n\\nACCURACY:\\t0.97\\nOUT
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
     import demo_process
 
     return demo_process

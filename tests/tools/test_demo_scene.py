@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -27,7 +26,6 @@ TOWN = ("dense built-up", "sparse built-up")
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
     import demo_scene
 
     return demo_scene

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +14,6 @@ BACKGROUND, LETTERS, STAR = (239, 239, 239), (20, 20, 20), (227, 26, 28)
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
     import screenshots
 
     return screenshots
